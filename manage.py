@@ -1,0 +1,85 @@
+"""The command line; every command in one screen, its work in the room it belongs to.
+
+python manage.py --help
+"""
+
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+from flask import current_app
+from flask.cli import AppGroup, ScriptInfo
+from flask_migrate.cli import db as db_commands
+
+from project import create_app, migration, seeds, server, suite
+from project.users import User
+
+cli = AppGroup(
+    help="eval-service: which learner solved which exercise, and how often anything happened.",
+    context_settings={"obj": ScriptInfo(create_app=create_app, set_debug_flag=False)},
+)
+cli.add_command(db_commands)
+
+
+@cli.command("serve")
+def serve() -> None:
+    """Serve with granian: WORKERS processes of THREADS threads each."""
+    server.serve(current_app)
+
+
+@cli.command("run")
+def run() -> None:
+    """Serve for developing: one process, which reloads when the code changes."""
+    server.run(current_app)
+
+
+@cli.command("test", with_appcontext=False)
+@click.argument("places", nargs=-1)
+@click.option("-v", "--verbose", is_flag=True, help="Name each test.")
+def test(places: Sequence[str], verbose: bool) -> NoReturn:
+    """Run the tests, all or those in PLACES (folders, files, dotted names)."""
+    sys.exit(suite.run(places, verbose=verbose))
+
+
+@cli.command("cov", with_appcontext=False)
+def cov() -> NoReturn:
+    """Run the tests and report which branches they cover, also in htmlcov/."""
+    sys.exit(suite.cover())
+
+
+@cli.command("recreate_db")
+@click.option("--force", is_flag=True, help="Also in staging and production.")
+def recreate_db(force: bool) -> None:
+    """Drop everything in the database and make it anew, empty."""
+    if not (current_app.config["SELF_SUFFICIENT"] or force):
+        raise click.ClickException(
+            "This drops all data, and APP_SETTINGS says that they are staging's or production's. "
+            "Add --force if that is what you want."
+        )
+    migration.recreate()
+
+
+@cli.command("seed_db")
+@click.option("--scores", default=5000, show_default=True, type=click.IntRange(min=1))
+def seed_db(scores: int) -> None:
+    """Fill the database with believable scores and a few counters."""
+    seeds.sow(scores)
+
+
+@cli.command("issue_token")
+@click.option("--user-id", required=True, type=click.IntRange(1, 2**63 - 1))
+@click.option("--admin", is_flag=True, help="May do everything, for everyone.")
+@click.option("--service", is_flag=True, help="May write for any user.")
+@click.option("--days", default=30.0, show_default=True, type=click.FloatRange(0, 3650))
+def issue_token(user_id: int, admin: bool, service: bool, days: float) -> None:
+    """Print a token of ours."""
+    user = User(user_id, is_admin=admin, is_service=service)
+    click.echo(current_app.extensions["tokens"].issue(user, days))
+
+
+if __name__ == "__main__":
+    # As if by Ctrl-C: what this process started, an embedded database say, is stopped with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    cli()

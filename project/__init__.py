@@ -1,0 +1,94 @@
+"""The whole service on one page: `create_app()` puts it together; `db` is handed on."""
+
+from pathlib import Path
+
+from apiflask import APIFlask
+
+from project import config, postgres
+from project.api import documents, errors, requests
+from project.api.auth import Callers
+from project.api.counter.views import counter_blueprint
+from project.api.eval import eval_blueprint
+from project.api.pagination import Cursors
+from project.api.responses import OrjsonProvider
+from project.api.scores.views import scores_blueprint
+from project.config import SettingError, Settings
+from project.extensions import cors, db, migrate
+from project.tokens import Tokens
+from project.users import UsersService
+
+__all__ = ["create_app", "db"]
+
+VERSION = "0.1.0"
+
+EXPOSED_HEADERS = [
+    "ETag",
+    "Link",
+    "Location",
+    "Retry-After",
+    "Idempotency-Replayed",
+    "X-Request-ID",
+    "RateLimit",
+    "RateLimit-Policy",
+]
+
+
+def create_app(configuration: str | type | None = None) -> APIFlask:
+    """Return the service as a WSGI application.
+
+    `configuration` is a class like those of `project.config`, or the name of one; without it,
+    APP_SETTINGS names one. Raise SettingError where a setting is missing or wrong. No database
+    is asked here.
+    """
+    app = APIFlask(__name__, "eval-service", VERSION, docs_path=None, json_errors=False)
+    settings = _settings(app, configuration or config.chosen())
+
+    app.json = OrjsonProvider(app)
+    app.url_map.merge_slashes = False  # a redirect is no answer to a call
+    documents.register(app)
+    requests.register(app)
+    errors.register(app)
+
+    _connect(app, settings)
+    migrate.init_app(app, db)
+    cors.init_app(
+        app,
+        origins=settings.cors_origins,
+        expose_headers=EXPOSED_HEADERS,
+        supports_credentials=False,
+        max_age=600,
+    )
+    users = UsersService(settings.users_service_url) if settings.users_service_url else None
+    tokens = Tokens(settings.secret_key)
+    app.extensions["settings"] = settings
+    app.extensions["tokens"] = tokens
+    app.extensions["callers"] = Callers(tokens, users)
+    app.extensions["cursors"] = Cursors(settings.secret_key)
+
+    app.register_blueprint(eval_blueprint)
+    app.register_blueprint(scores_blueprint)
+    app.register_blueprint(counter_blueprint)
+    return app
+
+
+def _settings(app: APIFlask, configuration: str | type) -> Settings:
+    try:
+        app.config.from_object(configuration)
+    except ImportError:
+        raise SettingError(
+            f"The setting APP_SETTINGS is wrong: there is no configuration {configuration}."
+        ) from None
+    return Settings.of(app.config, Path(app.instance_path))
+
+
+def _connect(app: APIFlask, settings: Settings) -> None:
+    """Bind `db` to the PostgreSQL of the settings; it is reached when first asked."""
+    server = None
+    if settings.postgres_url is None:
+        server = postgres.embedded(settings, Path(app.instance_path))
+    app.config["SQLALCHEMY_DATABASE_URI"] = settings.postgres_url or "postgresql+psycopg2://"
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = postgres.engine_options(settings, server)
+    app.extensions["embedded_postgres"] = server
+    db.init_app(app)
+    with app.app_context():
+        postgres.distrust_idle_connections(db.engine)

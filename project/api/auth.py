@@ -1,0 +1,112 @@
+"""Who calls: `@authenticate` gives a view its caller."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Protocol, TypeVar, cast
+
+from flask import current_app, g, request
+
+from project.api.errors import Forbidden, InvalidToken, TokenRequired
+from project.tokens import TokenInvalid, Tokens, claims_to_be_ours
+from project.users import User, UsersService
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+class Callers:
+    """Finds out whom a request speaks for."""
+
+    def __init__(self, tokens: Tokens, users_service: UsersService | None) -> None:
+        self._tokens = tokens
+        self._users_service = users_service
+
+    def of(self, authorization: str | None) -> User:
+        """Return whom an Authorization header speaks for.
+
+        Raise TokenRequired where there is none, InvalidToken where it speaks for nobody, and
+        UsersUnavailable where only users-service could tell and does not.
+        """
+        if authorization is None:
+            raise TokenRequired
+        scheme, _, token = authorization.partition(" ")
+        token = token.strip(" ")
+        if scheme.lower() != "bearer" or not token or " " in token:
+            raise InvalidToken
+        return self._speaks_for(token)
+
+    def _speaks_for(self, token: str) -> User:
+        # A token of ours is never shown to users-service: it can open doors here only.
+        if claims_to_be_ours(token):
+            try:
+                return self._tokens.verify(token)
+            except TokenInvalid:
+                raise InvalidToken from None
+        user = self._users_service.who_is(token) if self._users_service else None
+        if user is None:
+            raise InvalidToken
+        return user
+
+
+def current_caller() -> User:
+    """Return whom the current request speaks for."""
+    callers: Callers = current_app.extensions["callers"]
+    g.caller = callers.of(request.headers.get("Authorization"))
+    return cast(User, g.caller)
+
+
+def authenticate(view: View) -> View:
+    """Give `view` its caller as first argument; refuse the request where there is none."""
+
+    @wraps(view)
+    def authenticated(*args: Any, **kwargs: Any) -> Any:
+        return view(current_caller(), *args, **kwargs)
+
+    return cast(View, _needs_token(authenticated))
+
+
+def authenticate_unless(is_open: Callable[..., bool]) -> Callable[[View], View]:
+    """Do as `authenticate`, but give None as caller where `is_open(**path)` and no token came."""
+
+    def decorator(view: View) -> View:
+        @wraps(view)
+        def authenticated(**kwargs: Any) -> Any:
+            anonymous = "Authorization" not in request.headers and is_open(
+                **request.view_args or {}
+            )
+            return view(None if anonymous else current_caller(), **kwargs)
+
+        return cast(View, _needs_token(authenticated, also_without=True))
+
+    return decorator
+
+
+def _needs_token(view: Any, *, also_without: bool = False) -> Any:
+    """Say so in the API document."""
+    if not hasattr(view, "_spec"):
+        view._spec = {}
+    view._spec["security"] = [{"bearer": []}] + [{}] * also_without
+    view.authenticates = True
+    return view
+
+
+class _ForUser(Protocol):
+    user_id: int | None
+
+
+def acting_for(caller: User, body: _ForUser) -> int:
+    """Return whose scores the caller writes: its own, or those of the user named in the body.
+
+    Raise Forbidden where it may not act for that user.
+    """
+    user_id = body.user_id
+    if user_id is None or user_id == caller.user_id:
+        return caller.user_id
+    if not (caller.is_admin or caller.is_service):
+        raise Forbidden
+    return user_id
+
+
+def only_admin(caller: User) -> None:
+    """Raise Forbidden where the caller is no administrator."""
+    if not caller.is_admin:
+        raise Forbidden

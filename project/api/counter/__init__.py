@@ -1,0 +1,1 @@
+"""Counters: how often anything happened."""

@@ -1,0 +1,22 @@
+"""The tables of counters."""
+
+from datetime import datetime
+
+from sqlalchemy import BigInteger, DateTime, Text, func
+from sqlalchemy.orm import Mapped, mapped_column
+
+from project.extensions import db
+
+
+class Counter(db.Model):  # type: ignore[name-defined,misc]
+    """How often something happened; it exists from its first increment."""
+
+    __tablename__ = "counters"
+
+    # In the order of its bytes, which is the same on every machine, and which a prefix can use.
+    name: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
+    value: Mapped[int] = mapped_column(BigInteger)
+    # Grows with every write, also where the value comes back to what it was: the ETag.
+    version: Mapped[int] = mapped_column(BigInteger, server_default="1")
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())

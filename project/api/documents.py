@@ -1,0 +1,218 @@
+"""The OpenAPI document: what APIFlask reads off the views, and what it cannot know, added.
+
+A view says with `@may_answer` which errors it has besides those that its decorators bring
+along: who authenticates may answer 401, who takes a body 415, and everybody 500.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, TypeVar
+
+from apiflask import APIFlask
+from pydantic import BaseModel, Field
+from werkzeug.routing import Rule
+
+from project.api import errors
+from project.api.errors import ApiError
+from project.api.fields import LARGEST_BIGINT, NAME_PATTERN
+
+View = TypeVar("View", bound=Callable[..., Any])
+Schema = dict[str, Any]
+
+SETTINGS = {
+    "OPENAPI_VERSION": "3.1.0",
+    "AUTO_404_RESPONSE": False,
+    "AUTO_VALIDATION_ERROR_RESPONSE": False,
+    "AUTO_AUTH_ERROR_RESPONSE": False,
+    "AUTO_SERVERS": False,
+    "DESCRIPTION": "Which learner solved which exercise, and how often anything happened.",
+    "LICENSE": {"name": "MIT", "identifier": "MIT"},
+    "SECURITY_SCHEMES": {
+        "bearer": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "A token of users-service, or one of `python manage.py issue_token`.",
+        }
+    },
+    "TAGS": [
+        {"name": "Scores", "description": "Which learner solved which exercise."},
+        {"name": "Counter", "description": "How often anything happened."},
+        {"name": "Eval", "description": "How the service is."},
+    ],
+}
+
+ID_SCHEMA = {"type": "integer", "minimum": 1, "maximum": LARGEST_BIGINT}
+PATH_SCHEMAS = {
+    "score_id": ID_SCHEMA,
+    "name": {"type": "string", "pattern": NAME_PATTERN},
+}
+REQUEST_ID_HEADER = {
+    "description": "The id of the request: the caller's own, or a new one.",
+    "schema": {"type": "string"},
+}
+
+
+class Failure(BaseModel):
+    """The envelope of an answer that says what went wrong."""
+
+    status: Literal["fail", "error"]
+    message: str
+    code: str
+    errors: dict[str, list[str]] | None = Field(None, description="By field, why it was refused.")
+    request_id: str | None = Field(None, description="With a 500: what to look for in the log.")
+
+
+class Problem(BaseModel):
+    """The same by RFC 9457, for who asks for `application/problem+json`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: dict[str, list[str]] | None = None
+    request_id: str | None = None
+
+
+def may_answer(
+    *failures: type[ApiError], created: type[BaseModel] | None = None
+) -> Callable[[View], View]:
+    """Say which errors a view has of its own, and what it answers with 201 besides its 200."""
+
+    def decorator(view: View) -> View:
+        spec: Schema = _annotations(view)
+        spec["failures"] = failures
+        spec["created"] = created
+        return view
+
+    return decorator
+
+
+def shows_page(view: View) -> View:
+    """Say that a view answers with HTML."""
+    _annotations(view)["responses"] = {
+        200: {"description": "A page.", "content": {"text/html": {}}}
+    }
+    return view
+
+
+def _annotations(view: Any) -> Schema:
+    if not hasattr(view, "_spec"):
+        view._spec = {}
+    spec: Schema = view._spec
+    return spec
+
+
+def register(app: APIFlask) -> None:
+    """Have the app's document completed here."""
+    app.config.update(SETTINGS)
+
+    @app.spec_processor
+    def _complete(document: Any) -> Schema:
+        return complete(app, document)
+
+
+def complete(app: APIFlask, document: Schema) -> Schema:
+    """Return the document with everything that APIFlask cannot know."""
+    for rule, operation in _operations(app, document):
+        spec = getattr(app.view_functions[rule.endpoint], "_spec", {})
+        operation["operationId"] = rule.endpoint.rpartition(".")[2]
+        _describe_path(operation)
+        _describe_body(operation, spec)
+        _describe_success(operation, spec)
+        _describe_failures(operation, _failures(spec))
+    document["components"].setdefault("headers", {})["X-Request-ID"] = REQUEST_ID_HEADER
+    for model in (Failure, Problem):
+        document["components"]["schemas"][model.__name__] = model.model_json_schema()
+    _tidy(document)
+    schemas = document["components"]["schemas"]
+    document["components"]["schemas"] = {_last(name): schemas[name] for name in sorted(schemas)}
+    return document
+
+
+def _operations(app: APIFlask, document: Schema) -> Iterator[tuple[Rule, Schema]]:
+    for rule in app.url_map.iter_rules():
+        path = rule.rule
+        for argument in rule.arguments:
+            converter = type(rule._converters[argument])
+            for name, known in app.url_map.converters.items():
+                if known is converter:
+                    path = path.replace(f"<{name}:{argument}>", f"<{argument}>")
+            path = path.replace(f"<{argument}>", f"{{{argument}}}")
+        for method, operation in document["paths"].get(path, {}).items():
+            if method.upper() in (rule.methods or ()):
+                yield rule, operation
+
+
+def _describe_path(operation: Schema) -> None:
+    for parameter in operation["parameters"]:
+        if parameter["in"] == "path":
+            parameter["schema"] = PATH_SCHEMAS[parameter["name"]]
+
+
+def _describe_body(operation: Schema, spec: Schema) -> None:
+    model = spec.get("body")
+    if model is not None:
+        fields = model.model_fields.values()
+        operation["requestBody"]["required"] = any(field.is_required() for field in fields)
+
+
+def _describe_success(operation: Schema, spec: Schema) -> None:
+    if created := spec.get("created"):
+        operation["responses"]["201"] = {
+            "description": "It is new.",
+            "content": {
+                "application/json": {"schema": {"$ref": f"#/components/schemas/{created.__name__}"}}
+            },
+        }
+    for answer in operation["responses"].values():
+        answer["headers"] = {"X-Request-ID": {"$ref": "#/components/headers/X-Request-ID"}}
+
+
+def _failures(spec: Schema) -> list[type[ApiError]]:
+    """Return every error that a view can answer with."""
+    failures = [*spec.get("failures", ()), errors.Internal]
+    if spec.get("security"):
+        failures += [errors.InvalidToken, errors.TokenRequired]
+    if spec.get("body"):
+        failures += [errors.InvalidPayload, errors.PayloadTooLarge, errors.UnsupportedMediaType]
+    failures.append(errors.InvalidQuery)
+    failures.append(errors.Unavailable)
+    return failures
+
+
+def _describe_failures(operation: Schema, failures: list[type[ApiError]]) -> None:
+    for status in sorted({failure.status for failure in failures}):
+        same = [failure for failure in failures if failure.status == status]
+        operation["responses"][str(status)] = {
+            "description": " ".join((failure.__doc__ or "").split("\n")[0] for failure in same),
+            "headers": {"X-Request-ID": {"$ref": "#/components/headers/X-Request-ID"}},
+            "content": {
+                "application/json": {
+                    "schema": {"$ref": "#/components/schemas/Failure"},
+                    "examples": {
+                        failure.slug: {"value": errors.envelope(failure())} for failure in same
+                    },
+                },
+                "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}},
+            },
+        }
+
+
+def _last(name: str) -> str:
+    """Return the model's own name; APIFlask puts the one that uses it before it."""
+    return name.rpartition(".")[2]
+
+
+def _tidy(node: Any) -> None:
+    """Shorten references, and drop the defaults of what may be left out: null is no value here."""
+    if isinstance(node, list):
+        for item in node:
+            _tidy(item)
+    elif isinstance(node, dict):
+        if "default" in node and node["default"] is None:
+            del node["default"]
+        if isinstance(node.get("$ref"), str):
+            place, _, name = node["$ref"].rpartition("/")
+            node["$ref"] = f"{place}/{_last(name)}"
+        for value in node.values():
+            _tidy(value)

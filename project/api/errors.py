@@ -1,0 +1,263 @@
+"""Exception in, answer out; the only place.
+
+An `ApiError` knows its status, its code and its message, and is raised where the trouble is
+seen. Everything else that can go wrong is turned into one of them here, so a caller meets one
+envelope: CONTRACT's, or RFC 9457's where it asks for `application/problem+json`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import orjson
+from apiflask import APIFlask
+from apiflask.exceptions import HTTPError
+from flask import Response, current_app, g, request
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from werkzeug.exceptions import HTTPException
+
+from project.extensions import OutcomeUnknown
+from project.users import UsersUnavailable
+
+PROBLEM_JSON = "application/problem+json"
+RETRY_AFTER_SECONDS = 1
+
+Errors = Mapping[str, list[str]]
+
+
+class ApiError(HTTPException):
+    """What went wrong, for the caller: a status, a code for programs, a message for people."""
+
+    status: ClassVar[int] = 500
+    slug: ClassVar[str] = "internal"
+    message: ClassVar[str] = "Something went wrong on our side."
+
+    def __init__(
+        self,
+        errors: Errors | None = None,
+        *,
+        message: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.code = self.status
+        self.errors = errors
+        self.headers = dict(headers or {})
+        super().__init__(message or self.message)
+
+
+class InvalidPayload(ApiError):
+    """The body is missing, is no JSON object, or a field is missing, wrong or unknown."""
+
+    status, slug, message = 400, "invalid_payload", "Invalid payload."
+
+
+class InvalidQuery(ApiError):
+    """A query parameter is wrong or unknown, or a cursor is not ours."""
+
+    status, slug, message = 400, "invalid_query", "Invalid query."
+
+
+class ScoreExists(ApiError):
+    """The pair has a score already."""
+
+    status, slug = 400, "score_exists"
+    message = "Sorry. That score already exists. Please update with a PUT request."
+
+
+class ScoreMismatch(ApiError):
+    """The id is not that of the caller's score for the exercise."""
+
+    status, slug, message = 400, "score_mismatch", "Sorry. That score does not exist."
+
+
+class InvalidToken(ApiError):
+    """The token speaks for nobody, or the header is malformed."""
+
+    status, slug, message = 401, "invalid_token", "Invalid token."
+
+    def __init__(self) -> None:
+        super().__init__(headers={"WWW-Authenticate": "Bearer"})  # RFC 6750, section 3
+
+
+class TokenRequired(ApiError):
+    """There is no Authorization header."""
+
+    status, slug, message = 403, "token_required", "Provide a valid auth token."
+
+
+class Forbidden(ApiError):
+    """The caller is known, but may not do that."""
+
+    status, slug, message = 403, "forbidden", "You do not have permission to do that."
+
+
+class NotFound(ApiError):
+    """Nothing is at this path."""
+
+    status, slug, message = 404, "not_found", "Not found."
+
+
+class ScoreNotFound(ApiError):
+    """No score has this id."""
+
+    status, slug, message = 404, "score_not_found", "Score does not exist"
+
+
+class CounterNotFound(ApiError):
+    """No counter has this name."""
+
+    status, slug, message = 404, "counter_not_found", "Counter does not exist"
+
+
+class MethodNotAllowed(ApiError):
+    """The path knows other methods; `Allow` names them."""
+
+    status, slug, message = 405, "method_not_allowed", "Method not allowed."
+
+
+class CounterOverflow(ApiError):
+    """The sum does not fit a signed 64-bit integer; nothing was changed."""
+
+    status, slug = 409, "counter_overflow"
+    message = "The counter would leave the range of a signed 64-bit integer. Nothing was changed."
+
+
+class PayloadTooLarge(ApiError):
+    """The body is larger than this path takes."""
+
+    status, slug, message = 413, "payload_too_large", "Payload too large."
+
+
+class UnsupportedMediaType(ApiError):
+    """The body is not `application/json`."""
+
+    status, slug = 415, "unsupported_media_type"
+    message = "Unsupported media type. Send application/json."
+
+
+class Internal(ApiError):
+    """A mistake of ours; the request's id finds it in the log."""
+
+    status, slug = 500, "internal"
+    message = "Something went wrong on our side."
+
+
+class Unavailable(ApiError):
+    """The database or users-service is away; nothing was changed."""
+
+    status, slug, message = 503, "unavailable", "Service unavailable. Try again later."
+
+    def __init__(
+        self, message: str | None = None, retry_after_seconds: int = RETRY_AFTER_SECONDS
+    ) -> None:
+        super().__init__(message=message, headers={"Retry-After": str(retry_after_seconds)})
+
+
+OUTCOME_UNKNOWN = (
+    "The database was lost during the write, so its outcome is unknown. "
+    "Repeat the request with the same Idempotency-Key."
+)
+
+# What Werkzeug raises by itself, as ours.
+BY_STATUS: dict[int, type[ApiError]] = {
+    error.status: error for error in (NotFound, MethodNotAllowed, PayloadTooLarge, InvalidPayload)
+}
+
+
+def answer(error: ApiError) -> Response:
+    """Return the answer that says what went wrong, in the form that the caller asked for."""
+    g.error_code = error.slug
+    problem = request.accept_mimetypes.best == PROBLEM_JSON
+    body = _problem(error) if problem else envelope(error)
+    if error.errors:
+        body["errors"] = error.errors
+    if error.status >= 500:
+        body["request_id"] = g.request_id
+    response = current_app.response_class(
+        orjson.dumps(body), error.status, mimetype=PROBLEM_JSON if problem else "application/json"
+    )
+    response.headers.update(error.headers)
+    return response
+
+
+def envelope(error: ApiError) -> dict[str, Any]:
+    """Return the members of an answer that says what went wrong."""
+    ours_or_theirs = "error" if error.status in {401, 403} or error.status >= 500 else "fail"
+    return {"status": ours_or_theirs, "message": error.description, "code": error.slug}
+
+
+def _problem(error: ApiError) -> dict[str, Any]:
+    """Return the members of RFC 9457, section 3.1; `code` and `errors` are extensions (3.2)."""
+    return {
+        "type": f"/problems/{error.slug}",
+        "title": error.message,
+        "status": error.status,
+        "detail": error.description,
+        "code": error.slug,
+    }
+
+
+def from_werkzeug(error: HTTPException) -> Response:
+    """Answer what Flask and Werkzeug raise by themselves, or what is ours already."""
+    if isinstance(error, ApiError):
+        return answer(error)
+    ours = BY_STATUS.get(error.code or 500, Internal)
+    headers = {name: value for name, value in error.get_headers() if name == "Allow"}
+    return answer(ours(headers=headers))
+
+
+def from_validation(error: HTTPError) -> Response:
+    """Answer what APIFlask raises where a body or a query string does not fit its schema."""
+    [(place, reasons)] = error.detail.items()
+    fields = {
+        field: [reason.removeprefix("Value error, ") for reason in because]
+        for field, because in reasons.items()
+    }
+    return answer(InvalidQuery(fields) if place == "query" else InvalidPayload(fields))
+
+
+def from_database(error: DBAPIError) -> Response:
+    """Answer 503 while PostgreSQL is away or slow, and 500 where a statement of ours is wrong."""
+    sqlstate = getattr(error.orig, "pgcode", None)
+    # No SQLSTATE: no server. Class 08: connection; 53: out of resources; 57: stopped, or the
+    # statement took too long; 55P03, 40001 and 40P01: could not get its locks. 25006: read only.
+    away = sqlstate is None or sqlstate[:2] in {"08", "53", "57"}
+    if away or sqlstate in {"55P03", "40001", "40P01", "25006"}:
+        current_app.logger.warning("PostgreSQL is away: %s", str(error.orig).strip().split("\n")[0])
+        return answer(Unavailable())
+    return internal(error)
+
+
+def from_lost_commit(error: OutcomeUnknown) -> Response:
+    """Answer 503 and say that nobody knows whether the write was committed."""
+    current_app.logger.warning("PostgreSQL was lost during a write: %s", error.__cause__)
+    return answer(Unavailable(OUTCOME_UNKNOWN))
+
+
+def from_pool(_error: PoolTimeout) -> Response:
+    """Answer 503 where no connection became free in time."""
+    return answer(Unavailable())
+
+
+def from_users(error: UsersUnavailable) -> Response:
+    """Answer 503 while users-service is away: whether the token is good is not known."""
+    return answer(
+        Unavailable("Users-service is unavailable. Try again later.", error.retry_after_seconds)
+    )
+
+
+def internal(error: Exception) -> Response:
+    """Answer 500 with the request's id; the trace goes to the log and nowhere else."""
+    current_app.logger.error("Request %s failed.", g.request_id, exc_info=error)
+    return answer(Internal())
+
+
+def register(app: APIFlask) -> None:
+    """Have every exception of the app answered here."""
+    app.register_error_handler(HTTPException, from_werkzeug)
+    app.register_error_handler(HTTPError, from_validation)
+    app.register_error_handler(OutcomeUnknown, from_lost_commit)
+    app.register_error_handler(DBAPIError, from_database)
+    app.register_error_handler(PoolTimeout, from_pool)
+    app.register_error_handler(UsersUnavailable, from_users)
+    app.register_error_handler(Exception, internal)

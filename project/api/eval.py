@@ -1,0 +1,79 @@
+"""How the service is: /ping, /health, /ready; and the page that shows the API."""
+
+from typing import Literal
+
+from apiflask import APIBlueprint
+from flask import Response, render_template
+from pydantic import BaseModel
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, ProgrammingError
+
+from project.api.auth import authenticate
+from project.api.documents import shows_page
+from project.api.errors import Unavailable
+from project.api.requests import page
+from project.api.responses import Done, success
+from project.extensions import db
+from project.migration import HEAD
+from project.users import User
+
+eval_blueprint = APIBlueprint("eval", __name__)
+
+SCHEMA_VERSION = text("SELECT version_num FROM alembic_version")
+
+
+class Readiness(BaseModel):
+    """What was asked, and how it is."""
+
+    database: Literal["ok"]
+    schema_version: str
+
+
+class Ready(BaseModel):
+    """The envelope of a service that is ready."""
+
+    status: Literal["success"]
+    data: Readiness
+
+
+@eval_blueprint.get("/ping")
+@authenticate
+@eval_blueprint.output(Done)
+def ping(_caller: User) -> Response:
+    """Answer `pong!` to who has a token."""
+    return success(message="pong!")
+
+
+@eval_blueprint.get("/health")
+@eval_blueprint.output(Done)
+def health() -> Response:
+    """Tell that the process lives; it asks nobody, so that a lost database restarts nothing."""
+    return success(message="sanity check!")
+
+
+@eval_blueprint.get("/ready")
+@eval_blueprint.output(Ready)
+def ready() -> Response:
+    """Tell whether requests can be served: the database answers, and its schema is ours."""
+    version = _schema_version()
+    if version != HEAD:
+        raise Unavailable(f"The schema is at {version}, and should be at {HEAD}.")
+    return success({"database": "ok", "schema_version": version})
+
+
+def _schema_version() -> str | None:
+    try:
+        rows = db.read(SCHEMA_VERSION)
+    except ProgrammingError:  # no such table: nothing was ever migrated
+        return None
+    except DBAPIError:
+        raise Unavailable("The database does not answer.") from None
+    return rows[0].version_num if rows else None
+
+
+@eval_blueprint.get("/docs")
+@page
+@shows_page
+def docs() -> str:
+    """Show this API as a page on which it can be tried."""
+    return render_template("docs.html")

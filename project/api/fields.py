@@ -1,0 +1,62 @@
+"""What every schema is made of: strict models, ids, and the texts of a query string as values."""
+
+import re
+from datetime import datetime
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
+
+LARGEST_BIGINT = 2**63 - 1
+NAME_PATTERN = "^[A-Za-z0-9_.:-]{1,128}$"
+
+Id = Annotated[int, Field(ge=1, le=LARGEST_BIGINT)]
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+class Strict(BaseModel):
+    """A model that converts nothing and refuses by name what it does not know."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+def _not_null(value: Any) -> Any:
+    if value is None:
+        raise ValueError("May be left out, but not null")
+    return value
+
+
+T = TypeVar("T")
+# A field that may be left out: None then, but never null in JSON.
+Omittable = Annotated[T | SkipJsonSchema[None], BeforeValidator(_not_null), Field(default=None)]
+
+
+def _integer(text: Any) -> Any:
+    return int(text) if isinstance(text, str) and re.fullmatch("[0-9]{1,19}", text) else text
+
+
+def _boolean(text: Any) -> Any:
+    return {"true": True, "false": False}.get(text, text)
+
+
+# RFC 3339, section 5.6: always with the offset from UTC.
+RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
+
+
+def _time(text: Any) -> Any:
+    if not isinstance(text, str) or not RFC_3339.fullmatch(text):
+        raise ValueError("Input should be a time as RFC 3339 writes it, like 2026-11-20T08:30:00Z")
+    return datetime.fromisoformat(text.upper())
+
+
+# The same, as they stand in a query string, where everything is text.
+QueryId = Annotated[Id, BeforeValidator(_integer)]
+QueryBoolean = Annotated[bool, BeforeValidator(_boolean)]
+QueryTime = Annotated[AwareDatetime, BeforeValidator(_time)]
+
+
+class PageQuery(Strict):
+    """What every list takes: how many, and where the page before ended."""
+
+    limit: Annotated[int, BeforeValidator(_integer), Field(ge=1, le=1000)] = 1000
+    cursor: Omittable[Annotated[str, Field(pattern="^[0-9a-f]+$", max_length=1000)]]

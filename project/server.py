@@ -1,0 +1,125 @@
+"""Serving: granian for use, Flask's own server for developing."""
+
+import multiprocessing
+import os
+import socket
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import click
+from apiflask import APIFlask
+from granian.constants import Interfaces
+from granian.log import LogLevels
+from granian.server import Server
+from werkzeug.serving import run_simple
+
+from project import migration
+from project.config import SettingError, Settings
+from project.extensions import db
+from project.users import User
+
+# How long a worker may finish its requests before it is killed, in seconds.
+GRACE_SECONDS = 10
+READY_SECONDS = 60
+# How many connections a worker holds open; most are idle, and wait for no thread.
+CONNECTIONS = 4096
+
+
+def serve(app: APIFlask) -> None:
+    """Serve until SIGTERM or SIGINT; what was accepted until then is answered."""
+    settings: Settings = app.extensions["settings"]
+    _refuse_taken_port(settings)
+    _prepare(app)
+    # A worker begins with a fresh interpreter, and so without this one's threads and sockets.
+    multiprocessing.set_start_method("spawn")
+    if settings.self_sufficient:
+        threading.Thread(target=_welcome, args=(app.extensions,), daemon=True).start()
+    Server(
+        "project:create_app",
+        factory=True,
+        interface=Interfaces.WSGI,
+        address=settings.host,
+        port=settings.port,
+        workers=settings.workers,
+        blocking_threads=settings.threads,
+        backpressure=CONNECTIONS,
+        respawn_failed_workers=True,
+        workers_kill_timeout=GRACE_SECONDS,
+        log_level=LogLevels(settings.log_level.lower()),
+    ).serve()
+
+
+def run(app: APIFlask) -> None:
+    """Serve for developing: one process, which reloads when the code changes."""
+    settings: Settings = app.extensions["settings"]
+    # The reloader runs this command again in a child, for which the parent has prepared.
+    if "WERKZEUG_RUN_MAIN" not in os.environ:
+        _refuse_taken_port(settings)
+        _prepare(app)
+        _say(f"Serving at {_address(settings)}")
+    run_simple(settings.host, settings.port, app, use_reloader=True, threaded=True)
+
+
+def _prepare(app: APIFlask) -> None:
+    """Migrate the database, and tell the processes to come where it is: they start none."""
+    migration.upgrade()
+    db.engine.dispose()
+    embedded = app.extensions["embedded_postgres"]
+    if embedded is not None:
+        name = "DATABASE_TEST_URL" if app.testing else "DATABASE_URL"
+        os.environ[name] = embedded.url.render_as_string(hide_password=False)
+    os.environ["SECRET_KEY"] = app.extensions["settings"].secret_key
+
+
+def _refuse_taken_port(settings: Settings) -> None:
+    """Raise SettingError where the port is taken: several servers could share it silently."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise SettingError(
+                f"The port {settings.port} of {settings.host} cannot be used ({error.strerror}): "
+                "set PORT or HOST to others."
+            ) from None
+
+
+def _address(settings: Settings) -> str:
+    host = "localhost" if settings.host in {"127.0.0.1", "0.0.0.0"} else settings.host  # noqa: S104
+    return f"http://{host}:{settings.port}"
+
+
+def _welcome(extensions: Mapping[str, Any]) -> None:
+    """Say, once the service answers, where it is and what to try."""
+    address = _address(extensions["settings"])
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        with suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=1):  # noqa: S310
+            break
+        time.sleep(0.05)
+    token = extensions["tokens"].issue(User(1, is_admin=True), days=1)
+    _say(f"""
+eval-service is ready.
+
+  address    {address}
+  the API    {address}/docs
+  a token    {token}
+             (user 1, an administrator, for a day)
+
+Try it:
+
+curl -X PATCH {address}/scores -H 'Content-Type: application/json' \\
+  -H 'Authorization: Bearer {token}' \\
+  -d '{{"exercise_id": 1, "correct": true}}'
+""")
+
+
+def _say(text: str) -> None:
+    click.echo(text)
+    sys.stdout.flush()

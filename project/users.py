@@ -1,0 +1,369 @@
+"""Client of users-service: token in, User or None out.
+
+    users = UsersService("http://users-service:5000")
+    users.who_is("abc")     # User(user_id=7), or None where users-service says no
+
+A token that is not in the cache boards a flight: one question to users-service, for all who bring
+that token meanwhile. The breaker decides whether a flight may leave at all. Each flight asks in a
+thread of its own, because nothing can interrupt a name lookup: so whoever waits is free at the
+deadline, whatever happens.
+
+    UsersService    cache, flights, the lock: what is known and what is being asked
+    _Flight         one question on its way, and what came of it
+    _Breaker        closed, open, half-open: whether to ask
+    _Line           keep-alive connections, and one question over one of them
+    _Bounded        a socket that is read until the deadline and no longer
+    _read_user      status and body in, User or None out
+
+Nothing here keeps, logs or raises a token.
+"""
+
+import http.client
+import io
+import logging
+import math
+import re
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import sha256
+from threading import Event, Lock, Thread
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+from cachetools import TTLCache
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError
+
+logger = logging.getLogger(__name__)
+
+LARGEST_ANSWER_BYTES = 64 * 1024
+LARGEST_ID = 2**63 - 1
+
+# What fits into a header: printable latin-1. Any other text is certainly no token.
+_SENDABLE = re.compile(r"[\x20-\x7e\xa0-\xff]{1,8192}")
+# How a question fails: the network, HTTP, or an answer that makes no sense (ValueError).
+_FAILURES = (OSError, http.client.HTTPException, HTTPError, ValueError)
+# How a kept connection ends that the server closed while it was idle.
+_HUNG_UP = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who calls: the principal of a request."""
+
+    user_id: int
+    is_admin: bool = False
+    is_service: bool = False
+
+
+class UsersUnavailable(Exception):
+    """users-service is away, slow or answered nonsense; try later."""
+
+    def __init__(self, reason: str, retry_after_seconds: int = 1) -> None:
+        super().__init__(reason)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class UsersService:
+    """Knows whose a token is: asks users-service, and remembers each yes for a while."""
+
+    def __init__(  # noqa: PLR0913 - all but the address have a default that serves
+        self,
+        url: str,
+        *,
+        connect_seconds: float = 0.5,
+        read_seconds: float = 1.0,
+        total_seconds: float = 2.0,
+        cache_seconds: float = 30.0,
+        cache_size: int = 10_000,
+        failures_to_open: int = 3,
+        open_seconds: float = 1.0,
+        pool_size: int = 32,
+    ) -> None:
+        self._total_seconds = total_seconds
+        self._retry_after_seconds = max(1, math.ceil(open_seconds))
+        self._line = _Line(url, connect_seconds, read_seconds, pool_size)
+        # The lock guards the three below; it is never held while anybody waits or asks.
+        self._lock = Lock()
+        self._cache: TTLCache[bytes, User] = TTLCache(cache_size, cache_seconds)
+        self._flights: dict[bytes, _Flight] = {}
+        self._breaker = _Breaker(failures_to_open, open_seconds)
+
+    def who_is(self, token: str) -> User | None:
+        """Return whose token it is, or None where users-service says no.
+
+        Raises UsersUnavailable, within `total_seconds`, where it says neither.
+        """
+        if not _SENDABLE.fullmatch(token):
+            return None
+        key = sha256(token.encode("latin-1")).digest()
+        with self._lock:
+            user = self._cache.get(key)
+            if user is not None:
+                return user
+            # While the breaker is open nobody waits for a flight that may well fail.
+            flight = None if self.is_open else self._flights.get(key)
+            leaves_now = flight is None
+            if flight is None:
+                flight = self._flights[key] = self._new_flight(key)
+        if leaves_now:
+            self._depart(flight, token)
+        return self._arrive(flight)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the breaker is open: users-service is not asked, but for one trial at a time."""
+        return self._breaker.is_open
+
+    def close(self) -> None:
+        """Close the idle connections; questions on their way close their own."""
+        self._line.close()
+
+    def _new_flight(self, key: bytes) -> "_Flight":
+        """Return a flight that may leave, or raise at once where the breaker is open."""
+        ticket = self._breaker.admit()
+        if ticket is None:
+            raise self._unavailable("users-service is away, so it was not asked")
+        return _Flight(key, ticket, time.monotonic() + self._total_seconds)
+
+    def _depart(self, flight: "_Flight", token: str) -> None:
+        thread = Thread(target=self._ask, args=(flight, token), name="users-service", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has no thread left
+            self._land(flight, failure=str(error))
+
+    def _ask(self, flight: "_Flight", token: str) -> None:
+        """Ask users-service and land the flight, whatever happens."""
+        try:
+            user = _read_user(*self._line.ask(token, flight.deadline))
+        except _FAILURES as error:
+            self._land(flight, failure=f"{type(error).__name__}: {error}")
+        else:
+            self._land(flight, user)
+        finally:
+            self._land(flight, failure="the question broke off")  # unless it has landed
+
+    def _arrive(self, flight: "_Flight") -> User | None:
+        """Wait for the flight and return its answer; raise a fresh exception where it has none."""
+        flight.landed.wait(flight.deadline - time.monotonic())
+        self._land(flight, failure="no answer in time")  # unless it has landed
+        if flight.failure is not None:
+            raise self._unavailable(f"users-service is away: {flight.failure}")
+        return flight.user
+
+    def _land(
+        self, flight: "_Flight", user: User | None = None, failure: str | None = None
+    ) -> None:
+        """End the flight, once: tell the breaker, the cache and all who wait."""
+        with self._lock:
+            if flight.landed.is_set():
+                return
+            flight.user, flight.failure = user, failure
+            self._breaker.report(flight.ticket, failure)
+            if user is not None:
+                self._cache[flight.key] = user
+            if self._flights.get(flight.key) is flight:
+                del self._flights[flight.key]
+            flight.landed.set()
+
+    def _unavailable(self, reason: str) -> UsersUnavailable:
+        return UsersUnavailable(reason, self._retry_after_seconds)
+
+
+@dataclass(eq=False, slots=True)
+class _Flight:
+    """One question on its way, and what came of it once it has landed."""
+
+    key: bytes
+    ticket: int
+    deadline: float
+    landed: Event = field(default_factory=Event)
+    user: User | None = None
+    failure: str | None = None
+
+
+class _Breaker:
+    """Whether to ask: not for a while after some failures in a row, and then one trial first.
+
+    A ticket is the number of the round it was given in. A new round begins whenever the breaker
+    opens or closes, and tickets of older rounds no longer count: what was asked before says nothing
+    about now. Not thread-safe; the owner holds its lock.
+    """
+
+    def __init__(self, failures_to_open: int, open_seconds: float) -> None:
+        self._failures_to_open = failures_to_open
+        self._open_seconds = open_seconds
+        self._failures = 0
+        self._round = 0
+        self._trial_at = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        return self._failures >= self._failures_to_open
+
+    def admit(self) -> int | None:
+        """Return a ticket to ask with, to be reported on later, or None: do not ask."""
+        if self.is_open:
+            if time.monotonic() < self._trial_at:
+                return None
+            self._trial_at = math.inf  # no second trial until this one is reported
+        return self._round
+
+    def report(self, ticket: int, failure: str | None) -> None:
+        """Note how a question ended; a "no" is an answer as good as a yes."""
+        if ticket != self._round:
+            return
+        was_open = self.is_open
+        self._failures = 0 if failure is None else self._failures + 1
+        self._trial_at = time.monotonic() + self._open_seconds
+        if self.is_open == was_open:
+            return
+        self._round += 1
+        if self.is_open:
+            logger.warning("users-service is away, breaker open: %s", failure)
+        else:
+            logger.info("users-service is back, breaker closed")
+
+
+class _Line:
+    """The way to users-service: keep-alive connections, and one question over one of them."""
+
+    def __init__(
+        self, url: str, connect_seconds: float, read_seconds: float, pool_size: int
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError(f"users-service needs an http:// or https:// address, not {url!r}")
+        self._path = f"{parts.path.rstrip('/')}/auth/status"
+        address = (parts.hostname, parts.port)
+        self._connect: Callable[[], HTTPConnection]
+        if parts.scheme == "https":
+            # One for all connections: it reads the system's certificates, which takes milliseconds.
+            context = ssl.create_default_context()
+            self._connect = partial(
+                HTTPSConnection, *address, timeout=connect_seconds, ssl_context=context
+            )
+        else:
+            self._connect = partial(HTTPConnection, *address, timeout=connect_seconds)
+        self._read_seconds = read_seconds
+        self._places = pool_size
+        self._lock = Lock()
+        self._idle: list[HTTPConnection] = []
+
+    def ask(self, token: str, deadline: float) -> tuple[int, bytes]:
+        """Return status and body of users-service's answer."""
+        idle = self._take()
+        if idle is not None:
+            try:
+                return self._exchange(idle, token, deadline)
+            except _HUNG_UP:
+                pass  # The server closed it while it was idle. Asking twice changes nothing.
+        return self._exchange(self._connect(), token, deadline)
+
+    def close(self) -> None:
+        """Close the idle connections and keep none from now on."""
+        with self._lock:
+            self._places = 0
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def _exchange(
+        self, connection: HTTPConnection, token: str, deadline: float
+    ) -> tuple[int, bytes]:
+        """Ask over this connection and keep it, or close it where anything goes wrong."""
+
+        def answer_in_time(sock: Any, **options: Any) -> http.client.HTTPResponse:
+            bounded: Any = _Bounded(sock, deadline, self._read_seconds)
+            return http.client.HTTPResponse(bounded, **options)
+
+        connection.response_class = answer_in_time  # type: ignore[assignment]
+        headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
+        try:
+            connection.request("GET", self._path, headers=headers, preload_content=False)
+            answer = connection.getresponse()
+            try:
+                body = answer.read(LARGEST_ANSWER_BYTES + 1, decode_content=False)
+            finally:
+                answer.close()
+            if len(body) > LARGEST_ANSWER_BYTES:
+                raise ValueError(f"an answer over {LARGEST_ANSWER_BYTES} bytes")
+        except BaseException:
+            connection.close()
+            raise
+        self._keep(connection)
+        return answer.status, body
+
+    def _take(self) -> HTTPConnection | None:
+        """Return the idle connection that was used last, for it is the most likely to be open."""
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
+                connection = self._idle.pop()
+            if connection.is_connected:
+                return connection
+            connection.close()
+
+    def _keep(self, connection: HTTPConnection) -> None:
+        with self._lock:
+            if len(self._idle) < self._places and not connection.is_closed:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+
+class _Bounded(io.RawIOBase):
+    """A socket to be read until the deadline, and for `read_seconds` at a time.
+
+    A socket's own timeout starts again with every byte, so a server that drips could hold it for
+    ever. Stands in for the socket where http.client makes a file of it: TLS or not is all the same.
+    """
+
+    def __init__(self, sock: socket.socket, deadline: float, read_seconds: float) -> None:
+        super().__init__()
+        self._sock = sock
+        self._file = sock.makefile("rb", buffering=0)
+        self._deadline = deadline
+        self._read_seconds = read_seconds
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the answer was not complete in time")
+        self._sock.settimeout(min(left, self._read_seconds))
+        return self._file.readinto(buffer)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _read_user(status: int, body: bytes) -> User | None:
+    """Return whom the answer names, or None where it is a clear no."""
+    if status in {http.client.UNAUTHORIZED, http.client.FORBIDDEN}:
+        return None
+    if status != http.client.OK:
+        raise ValueError(f"status {status}")
+    answer = orjson.loads(body)
+    match answer:
+        case {"status": "success", "data": {"active": False}}:
+            return None
+        case {"status": "success", "data": {"active": True, "id": user_id, **others}} if (
+            type(user_id) is int and 1 <= user_id <= LARGEST_ID
+        ):
+            is_admin = others.get("admin") is True or answer.get("admin") is True
+            return User(user_id, is_admin)
+    raise ValueError("an answer of the wrong shape")
