@@ -38,7 +38,7 @@ def _constant(name: str) -> NoReturn:
 class JsonRequest(Request):
     """A request whose body, where it has one, is a JSON object."""
 
-    def get_json(self, *_: Any, cache: bool = True, **__: Any) -> Any:  # type: ignore[override]
+    def get_json(self, *_: Any, cache: bool = True, **__: Any) -> Any:
         """Return the body as a dictionary, or None where it is empty.
 
         Raise InvalidPayload where it is anything but a JSON object, and UnsupportedMediaType
