@@ -14,6 +14,8 @@ from flask.cli import AppGroup, ScriptInfo
 from flask_migrate.cli import db as db_commands
 
 from project import create_app, migration, seeds, server, suite
+from project.api.counter import queries as counters
+from project.api.idempotency import queries as keys
 from project.users import User
 
 cli = AppGroup(
@@ -66,6 +68,23 @@ def recreate_db(force: bool) -> None:
 def seed_db(scores: int) -> None:
     """Fill the database with believable scores and a few counters."""
     seeds.sow(scores)
+
+
+@cli.command("prune_keys")
+def prune_keys() -> None:
+    """Delete idempotency keys that were kept for long enough."""
+    deleted = sum(iter(keys.prune, 0))
+    click.echo(f"{deleted} keys deleted.")
+
+
+@cli.command("audit")
+def audit() -> None:
+    """Hold every counter against its ledger; end with 1 where one differs."""
+    differing = counters.select_inconsistent()
+    for row in differing:
+        click.echo(f"{row.name}: value {row.value}, ledger {row.ledger_sum}")
+    click.echo(f"{len(differing)} counters differ from their ledgers.")
+    sys.exit(1 if differing else 0)
 
 
 @cli.command("issue_token")

@@ -3,14 +3,19 @@
 from pathlib import Path
 
 from apiflask import APIFlask
+from limits.errors import ConfigurationError
 
 from project import config, postgres
 from project.api import documents, errors, requests
 from project.api.auth import Callers
+from project.api.counter import writes as counter_writes
 from project.api.counter.views import counter_blueprint
 from project.api.eval import eval_blueprint
+from project.api.idempotency.keys import KeysUnderway
+from project.api.limits import AnonymousLimit
 from project.api.pagination import Cursors
 from project.api.responses import OrjsonProvider
+from project.api.scores import writes as score_writes
 from project.api.scores.views import scores_blueprint
 from project.config import SettingError, Settings
 from project.extensions import cors, db, migrate
@@ -61,6 +66,10 @@ def create_app(configuration: str | type | None = None) -> APIFlask:
     users = UsersService(settings.users_service_url) if settings.users_service_url else None
     tokens = Tokens(settings.secret_key)
     app.extensions["settings"] = settings
+    app.extensions["anonymous_limit"] = _anonymous_limit(settings)
+    app.extensions["increments"] = counter_writes.new_combiner()
+    app.extensions["score_writes"] = score_writes.new_combiners()
+    app.extensions["keys_underway"] = KeysUnderway()
     app.extensions["tokens"] = tokens
     app.extensions["callers"] = Callers(tokens, users)
     app.extensions["cursors"] = Cursors(settings.secret_key)
@@ -79,6 +88,13 @@ def _settings(app: APIFlask, configuration: str | type) -> Settings:
             f"The setting APP_SETTINGS is wrong: there is no configuration {configuration}."
         ) from None
     return Settings.of(app.config, Path(app.instance_path))
+
+
+def _anonymous_limit(settings: Settings) -> AnonymousLimit:
+    try:
+        return AnonymousLimit(settings.anonymous_limit, settings.ratelimit_storage_uri)
+    except (ConfigurationError, ImportError, ValueError) as error:
+        raise SettingError(f"The setting RATELIMIT_STORAGE_URI is wrong: {error}.") from None
 
 
 def _connect(app: APIFlask, settings: Settings) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from click import ClickException
+from limits import parse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -41,6 +42,8 @@ class BaseConfig:
     WORKERS = os.environ.get("WORKERS", "2")
     THREADS = os.environ.get("THREADS", "32")
     LOG_LEVEL = os.environ.get("LOG_LEVEL", "INFO")
+    RATELIMIT_STORAGE_URI = os.environ.get("RATELIMIT_STORAGE_URI", "memory://")
+    ANONYMOUS_LIMIT = os.environ.get("ANONYMOUS_LIMIT", "600/minute")
     STATEMENT_TIMEOUT_SECONDS = os.environ.get("STATEMENT_TIMEOUT_SECONDS", "2.5")
 
     MAX_CONTENT_LENGTH = 1024 * 1024  # bytes
@@ -97,6 +100,14 @@ def _long_enough(secret: str) -> str:
     return secret
 
 
+def _limit(text: str) -> str:
+    try:
+        parse(text)
+    except ValueError as error:
+        raise ValueError("should look like 600/minute") from error
+    return text
+
+
 def _origins(text: str) -> list[str]:
     origins = [origin.strip() for origin in text.split(",")]
     if origins == ["*"]:
@@ -124,6 +135,8 @@ class Settings(BaseModel):
     workers: int = Field(alias="WORKERS", ge=1, le=64)
     threads: int = Field(alias="THREADS", ge=1, le=256)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(alias="LOG_LEVEL")
+    ratelimit_storage_uri: str = Field(alias="RATELIMIT_STORAGE_URI", repr=False)
+    anonymous_limit: Annotated[str, AfterValidator(_limit)] = Field(alias="ANONYMOUS_LIMIT")
     statement_timeout_seconds: float = Field(alias="STATEMENT_TIMEOUT_SECONDS", ge=0.1, le=3600)
 
     @classmethod

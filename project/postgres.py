@@ -157,10 +157,12 @@ def engine_options(settings: Settings, server: EmbeddedPostgres | None) -> dict[
 def _connect_arguments(settings: Settings) -> dict[str, Any]:
     """Return libpq's parameters: nothing waits for long, and times come in UTC."""
     milliseconds = round(settings.statement_timeout_seconds * 1000)
+    # Who waits for a lock gives up first, so that the one who holds it is not blamed.
+    lock_milliseconds = min(1000, milliseconds // 2)
     return {
         "connect_timeout": CONNECT_SECONDS,
         "application_name": "eval-service",
-        "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
+        "options": f"-c statement_timeout={milliseconds} -c lock_timeout={lock_milliseconds}"
         f" -c idle_in_transaction_session_timeout={2 * milliseconds} -c timezone=UTC",
         "keepalives_idle": 5,
         "keepalives_interval": 1,

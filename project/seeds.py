@@ -3,10 +3,12 @@
 import math
 import random
 from collections.abc import Iterator
+from functools import partial
 
 from project.api.counter import queries as counters
 from project.api.scores import queries as scores
-from project.api.scores.queries import NewScore
+from project.api.scores.queries import Attempt
+from project.extensions import db
 
 EXERCISES = 60
 BATCH = 1000
@@ -17,11 +19,11 @@ def sow(count: int) -> None:
     """Write `count` scores and a few counters; the same every time."""
     answers = _answers(count)
     while batch := [score for score, _ in zip(answers, range(BATCH), strict=False)]:
-        scores.upsert_scores(batch)
+        db.transact(partial(scores.upsert_scores, attempts=batch))
     counters.add_many(COUNTERS)
 
 
-def _answers(count: int) -> Iterator[NewScore]:
+def _answers(count: int) -> Iterator[Attempt]:
     """Yield one answer for each pair: learners begin at the front and give up somewhere."""
     chance = random.Random(count)  # noqa: S311  not for secrets
     user_id, left = 0, count
@@ -31,5 +33,5 @@ def _answers(count: int) -> Iterator[NewScore]:
         for exercise_id in range(1, min(left, chance.randint(1, EXERCISES)) + 1):
             difficulty = 3 * exercise_id / EXERCISES - 2
             solved = chance.random() < 1 / (1 + math.exp(difficulty - skill))
-            yield NewScore(user_id, exercise_id, solved)
+            yield Attempt(user_id, exercise_id, solved)
             left -= 1

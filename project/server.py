@@ -1,14 +1,19 @@
 """Serving: granian for use, Flask's own server for developing."""
 
+import atexit
 import multiprocessing
 import os
+import random
+import shutil
 import socket
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import click
@@ -18,14 +23,17 @@ from granian.log import LogLevels
 from granian.server import Server
 from werkzeug.serving import run_simple
 
-from project import migration
+from project import create_app, durability, migration
+from project.api.idempotency import queries as keys
 from project.config import SettingError, Settings
-from project.extensions import db
+from project.extensions import AWAY, db
 from project.users import User
 
 # How long a worker may finish its requests before it is killed, in seconds.
 GRACE_SECONDS = 10
 READY_SECONDS = 60
+PRUNE_SECONDS = 60
+PRUNE_PAUSE_SECONDS = 0.1
 # How many connections a worker holds open; most are idle, and wait for no thread.
 CONNECTIONS = 4096
 
@@ -35,12 +43,13 @@ def serve(app: APIFlask) -> None:
     settings: Settings = app.extensions["settings"]
     _refuse_taken_port(settings)
     _prepare(app)
+    _collect_metrics()
     # A worker begins with a fresh interpreter, and so without this one's threads and sockets.
     multiprocessing.set_start_method("spawn")
     if settings.self_sufficient:
         threading.Thread(target=_welcome, args=(app.extensions,), daemon=True).start()
     Server(
-        "project:create_app",
+        "project.server:worker",
         factory=True,
         interface=Interfaces.WSGI,
         address=settings.host,
@@ -52,6 +61,23 @@ def serve(app: APIFlask) -> None:
         workers_kill_timeout=GRACE_SECONDS,
         log_level=LogLevels(settings.log_level.lower()),
     ).serve()
+
+
+def worker() -> APIFlask:
+    """Return the app of one worker process, which also tidies up behind itself."""
+    app = create_app()
+    threading.Thread(target=_prune, args=(app,), daemon=True).start()
+    return app
+
+
+def _prune(app: APIFlask) -> None:
+    """Delete old idempotency keys, now and then, a small batch at a time."""
+    while True:
+        # Not all workers at once.
+        time.sleep(PRUNE_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311
+        with app.app_context(), suppress(*AWAY):
+            while keys.prune():
+                time.sleep(PRUNE_PAUSE_SECONDS)
 
 
 def run(app: APIFlask) -> None:
@@ -68,12 +94,21 @@ def run(app: APIFlask) -> None:
 def _prepare(app: APIFlask) -> None:
     """Migrate the database, and tell the processes to come where it is: they start none."""
     migration.upgrade()
+    for warning in durability.warnings():
+        app.logger.warning(warning)
     db.engine.dispose()
     embedded = app.extensions["embedded_postgres"]
     if embedded is not None:
         name = "DATABASE_TEST_URL" if app.testing else "DATABASE_URL"
         os.environ[name] = embedded.url.render_as_string(hide_password=False)
     os.environ["SECRET_KEY"] = app.extensions["settings"].secret_key
+
+
+def _collect_metrics() -> None:
+    """Have all workers write their metrics into one folder, which begins empty."""
+    folder = Path(tempfile.mkdtemp(prefix="eval-metrics-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
 
 
 def _refuse_taken_port(settings: Settings) -> None:

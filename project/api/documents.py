@@ -4,7 +4,7 @@ A view says with `@may_answer` which errors it has besides those that its decora
 along: who authenticates may answer 401, who takes a body 415, and everybody 500.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
 from apiflask import APIFlask
@@ -51,6 +51,15 @@ REQUEST_ID_HEADER = {
 }
 
 
+IDEMPOTENCY_KEY = {
+    "in": "header",
+    "name": "Idempotency-Key",
+    "required": False,
+    "description": "With it the request may be sent again: it is done once, and answered alike.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+}
+
+
 class Failure(BaseModel):
     """The envelope of an answer that says what went wrong."""
 
@@ -74,17 +83,37 @@ class Problem(BaseModel):
 
 
 def may_answer(
-    *failures: type[ApiError], created: type[BaseModel] | None = None
+    *failures: type[ApiError],
+    created: type[BaseModel] | None = None,
+    headers: Sequence[str] = (),
 ) -> Callable[[View], View]:
-    """Say which errors a view has of its own, and what it answers with 201 besides its 200."""
+    """Say which errors a view has of its own, and what it answers with 201 besides its 200.
+
+    `headers` are those of the request that it reads.
+    """
 
     def decorator(view: View) -> View:
         spec: Schema = _annotations(view)
         spec["failures"] = failures
         spec["created"] = created
+        spec["headers"] = headers
         return view
 
     return decorator
+
+
+def takes_key(view: View) -> View:
+    """Say that a view reads the Idempotency-Key."""
+    _annotations(view)["takes_key"] = True
+    return view
+
+
+def shows_picture(view: View) -> View:
+    """Say that a view answers with SVG."""
+    _annotations(view)["responses"] = {
+        200: {"description": "A picture.", "content": {"image/svg+xml": {}}}
+    }
+    return view
 
 
 def shows_page(view: View) -> View:
@@ -92,6 +121,12 @@ def shows_page(view: View) -> View:
     _annotations(view)["responses"] = {
         200: {"description": "A page.", "content": {"text/html": {}}}
     }
+    return view
+
+
+def shows_text(view: View) -> View:
+    """Say that a view answers with plain text."""
+    _annotations(view)["responses"] = {200: {"description": "Text.", "content": {"text/plain": {}}}}
     return view
 
 
@@ -117,10 +152,12 @@ def complete(app: APIFlask, document: Schema) -> Schema:
         spec = getattr(app.view_functions[rule.endpoint], "_spec", {})
         operation["operationId"] = rule.endpoint.rpartition(".")[2]
         _describe_path(operation)
+        _describe_headers(operation, spec)
         _describe_body(operation, spec)
         _describe_success(operation, spec)
         _describe_failures(operation, _failures(spec))
-    document["components"].setdefault("headers", {})["X-Request-ID"] = REQUEST_ID_HEADER
+    document["components"]["headers"] = {"X-Request-ID": REQUEST_ID_HEADER}
+    document["components"]["parameters"] = {"Idempotency-Key": IDEMPOTENCY_KEY}
     for model in (Failure, Problem):
         document["components"]["schemas"][model.__name__] = model.model_json_schema()
     _tidy(document)
@@ -149,6 +186,15 @@ def _describe_path(operation: Schema) -> None:
             parameter["schema"] = PATH_SCHEMAS[parameter["name"]]
 
 
+def _describe_headers(operation: Schema, spec: Schema) -> None:
+    for name in spec.get("headers", ()):
+        operation["parameters"].append(
+            {"in": "header", "name": name, "required": False, "schema": {"type": "string"}}
+        )
+    if spec.get("takes_key"):
+        operation["parameters"].append({"$ref": "#/components/parameters/Idempotency-Key"})
+
+
 def _describe_body(operation: Schema, spec: Schema) -> None:
     model = spec.get("body")
     if model is not None:
@@ -175,9 +221,9 @@ def _failures(spec: Schema) -> list[type[ApiError]]:
         failures += [errors.InvalidToken, errors.TokenRequired]
     if spec.get("body"):
         failures += [errors.InvalidPayload, errors.PayloadTooLarge, errors.UnsupportedMediaType]
-    failures.append(errors.InvalidQuery)
-    failures.append(errors.Unavailable)
-    return failures
+    if spec.get("takes_key"):
+        failures += [errors.RequestInProgress, errors.IdempotencyKeyReused]
+    return [*failures, errors.InvalidQuery, errors.Unavailable]
 
 
 def _describe_failures(operation: Schema, failures: list[type[ApiError]]) -> None:

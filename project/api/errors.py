@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 
+from project.combiner import Overdue, StillUnderway
 from project.extensions import OutcomeUnknown
 from project.users import UsersUnavailable
 
@@ -122,6 +123,23 @@ class CounterOverflow(ApiError):
     message = "The counter would leave the range of a signed 64-bit integer. Nothing was changed."
 
 
+class RequestInProgress(ApiError):
+    """A request with the same Idempotency-Key is being worked on."""
+
+    status, slug = 409, "request_in_progress"
+    message = "A request with this Idempotency-Key is in progress. Repeat it in a moment."
+
+    def __init__(self) -> None:
+        super().__init__(headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+
+
+class PreconditionFailed(ApiError):
+    """`If-Match` or `If-None-Match` does not hold; nothing was changed."""
+
+    status, slug = 412, "precondition_failed"
+    message = "The precondition does not hold: the counter is not as you saw it."
+
+
 class PayloadTooLarge(ApiError):
     """The body is larger than this path takes."""
 
@@ -133,6 +151,26 @@ class UnsupportedMediaType(ApiError):
 
     status, slug = 415, "unsupported_media_type"
     message = "Unsupported media type. Send application/json."
+
+
+class IdempotencyKeyReused(ApiError):
+    """The Idempotency-Key was used for another request."""
+
+    status, slug = 422, "idempotency_key_reused"
+    message = "This Idempotency-Key was used for another request. Use a new key."
+
+
+class PreconditionRequired(ApiError):
+    """The request has to say which version it means to replace."""
+
+    status, slug = 428, "precondition_required"
+    message = "Send If-Match with the counter's ETag or *, or If-None-Match: * to create it."
+
+
+class RateLimited(ApiError):
+    """The address has sent too many requests; `Retry-After` says when to go on."""
+
+    status, slug, message = 429, "rate_limited", "Too many requests. Try again later."
 
 
 class Internal(ApiError):
@@ -186,6 +224,12 @@ def envelope(error: ApiError) -> dict[str, Any]:
     return {"status": ours_or_theirs, "message": error.description, "code": error.slug}
 
 
+def from_envelope(members: Mapping[str, Any]) -> ApiError:
+    """Return the error that an envelope was made from."""
+    kinds = {kind.slug: kind for kind in ApiError.__subclasses__()}
+    return kinds[members["code"]]()
+
+
 def _problem(error: ApiError) -> dict[str, Any]:
     """Return the members of RFC 9457, section 3.1; `code` and `errors` are extensions (3.2)."""
     return {
@@ -228,14 +272,14 @@ def from_database(error: DBAPIError) -> Response:
     return internal(error)
 
 
-def from_lost_commit(error: OutcomeUnknown) -> Response:
+def from_lost_commit(error: OutcomeUnknown | StillUnderway) -> Response:
     """Answer 503 and say that nobody knows whether the write was committed."""
     current_app.logger.warning("PostgreSQL was lost during a write: %s", error.__cause__)
     return answer(Unavailable(OUTCOME_UNKNOWN))
 
 
-def from_pool(_error: PoolTimeout) -> Response:
-    """Answer 503 where no connection became free in time."""
+def from_waiting(_error: PoolTimeout | Overdue) -> Response:
+    """Answer 503 where no connection, or no place in a batch, became free in time."""
     return answer(Unavailable())
 
 
@@ -257,7 +301,9 @@ def register(app: APIFlask) -> None:
     app.register_error_handler(HTTPException, from_werkzeug)
     app.register_error_handler(HTTPError, from_validation)
     app.register_error_handler(OutcomeUnknown, from_lost_commit)
+    app.register_error_handler(StillUnderway, from_lost_commit)
     app.register_error_handler(DBAPIError, from_database)
-    app.register_error_handler(PoolTimeout, from_pool)
+    app.register_error_handler(PoolTimeout, from_waiting)
+    app.register_error_handler(Overdue, from_waiting)
     app.register_error_handler(UsersUnavailable, from_users)
     app.register_error_handler(Exception, internal)

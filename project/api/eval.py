@@ -3,13 +3,14 @@
 from typing import Literal
 
 from apiflask import APIBlueprint
-from flask import Response, render_template
-from pydantic import BaseModel
+from flask import Response, current_app, render_template
+from pydantic import BaseModel, Field
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
+from project import durability, metrics
 from project.api.auth import authenticate
-from project.api.documents import shows_page
+from project.api.documents import shows_page, shows_text
 from project.api.errors import Unavailable
 from project.api.requests import page
 from project.api.responses import Done, success
@@ -27,6 +28,8 @@ class Readiness(BaseModel):
 
     database: Literal["ok"]
     schema_version: str
+    durable: bool = Field(description="Whether a commit is on the disk when it is answered.")
+    warnings: list[str]
 
 
 class Ready(BaseModel):
@@ -58,7 +61,15 @@ def ready() -> Response:
     version = _schema_version()
     if version != HEAD:
         raise Unavailable(f"The schema is at {version}, and should be at {HEAD}.")
-    return success({"database": "ok", "schema_version": version})
+    warnings = durability.warnings()
+    return success(
+        {
+            "database": "ok",
+            "schema_version": version,
+            "durable": not warnings,
+            "warnings": warnings,
+        }
+    )
 
 
 def _schema_version() -> str | None:
@@ -69,6 +80,13 @@ def _schema_version() -> str | None:
     except DBAPIError:
         raise Unavailable("The database does not answer.") from None
     return rows[0].version_num if rows else None
+
+
+@eval_blueprint.get("/metrics")
+@shows_text
+def metrics_of_all_workers() -> Response:
+    """Tell every metric in Prometheus' text format."""
+    return current_app.response_class(metrics.exposition(), content_type=metrics.CONTENT_TYPE)
 
 
 @eval_blueprint.get("/docs")

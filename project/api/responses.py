@@ -1,7 +1,8 @@
 """The envelope: status, message, data; and what makes JSON of it."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import orjson
 from flask import Response, current_app, request
@@ -10,22 +11,28 @@ from pydantic import BaseModel
 from sqlalchemy import Row
 
 JSON = "application/json"
-NO_HEADERS: Mapping[str, str] = {}
 
 
 def _plain(value: Any) -> Any:
     """Return what orjson can write for a value that it does not know."""
     if isinstance(value, Row):
         return value._asdict()
+    if isinstance(value, int):  # beyond 64 bits
+        return orjson.Fragment(str(value))
     raise TypeError(f"{type(value).__name__} is no JSON")
 
 
+def to_json(value: Any) -> bytes:
+    """Return a value as JSON, with times as RFC 3339 writes them."""
+    return orjson.dumps(value, default=_plain)
+
+
 class OrjsonProvider(JSONProvider):
-    """Flask's JSON by orjson, which writes times as RFC 3339 does."""
+    """Flask's JSON by orjson."""
 
     def dumps(self, obj: Any, **_kwargs: Any) -> str:
         """Return `obj` as JSON."""
-        return orjson.dumps(obj, default=_plain).decode()
+        return to_json(obj).decode()
 
     def loads(self, s: str | bytes, **_kwargs: Any) -> Any:
         """Return the value of a JSON text."""
@@ -33,24 +40,45 @@ class OrjsonProvider(JSONProvider):
 
     def response(self, *args: Any, **kwargs: Any) -> Response:
         """Return the value, or the keywords as an object, as a response."""
-        body = orjson.dumps(self._prepare_response_obj(args, kwargs), default=_plain)
+        body = to_json(self._prepare_response_obj(args, kwargs))
         return current_app.response_class(body, mimetype=JSON)
+
+
+@dataclass(slots=True)
+class Answer:
+    """What a successful request is answered."""
+
+    data: Any = None
+    message: str | None = None
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    # The body as it was sent before, where this is a repetition.
+    kept: bytes | None = None
+
+    def body(self) -> bytes:
+        """Return the envelope as JSON."""
+        if self.kept is not None:
+            return self.kept
+        envelope: dict[str, Any] = {"status": "success"}
+        if self.message is not None:
+            envelope["message"] = self.message
+        if self.data is not None:
+            envelope["data"] = self.data
+        return to_json(envelope)
+
+    def response(self) -> Response:
+        """Return the answer as Flask sends it."""
+        return current_app.response_class(self.body(), self.status, self.headers, mimetype=JSON)
 
 
 def success(
     data: Any = None,
     message: str | None = None,
     status: int = 200,
-    headers: Mapping[str, str] = NO_HEADERS,
+    headers: Mapping[str, str] | None = None,
 ) -> Response:
     """Return an answer that says that all went well, with what came of it."""
-    envelope: dict[str, Any] = {"status": "success"}
-    if message is not None:
-        envelope["message"] = message
-    if data is not None:
-        envelope["data"] = data
-    body = orjson.dumps(envelope, default=_plain)
-    return current_app.response_class(body, status, headers, mimetype=JSON)
+    return Answer(data, message, status, headers or {}).response()
 
 
 def unchanged(etag: str) -> Response | None:
@@ -65,5 +93,5 @@ def unchanged(etag: str) -> Response | None:
 class Done(BaseModel):
     """The envelope of an answer without data."""
 
-    status: str
+    status: Literal["success"]
     message: str

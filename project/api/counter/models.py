@@ -1,8 +1,9 @@
 """The tables of counters."""
 
 from datetime import datetime
+from decimal import Decimal
 
-from sqlalchemy import BigInteger, DateTime, Text, func
+from sqlalchemy import BigInteger, DateTime, Numeric, Text, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from project.extensions import db
@@ -20,3 +21,19 @@ class Counter(db.Model):  # type: ignore[name-defined,misc]
     version: Mapped[int] = mapped_column(BigInteger, server_default="1")
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
+class CounterHour(db.Model):  # type: ignore[name-defined,misc]
+    """The ledger: by how much a counter changed in an hour.
+
+    It is written in the transaction that changes the value, so that the sum of `added` and
+    `adjusted` over all hours is the value, always. Both are wider than the value: within an
+    hour it can be set from one end of its range to the other and back.
+    """
+
+    __tablename__ = "counter_hours"
+
+    name: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
+    hour: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
+    added: Mapped[Decimal] = mapped_column(Numeric, server_default="0")
+    adjusted: Mapped[Decimal] = mapped_column(Numeric, server_default="0")

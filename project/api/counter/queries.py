@@ -1,25 +1,39 @@
-"""Every statement about counters; none of them sees a request."""
+"""Every statement about counters; none of them sees a request.
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+Whatever changes a value changes the ledger in the same transaction, and locks the counter
+before its hours: so writers of one counter stand in one line.
+"""
 
-from sqlalchemy import Row, select, text
+from collections import Counter as Multiset
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+from psycopg2.errorcodes import NUMERIC_VALUE_OUT_OF_RANGE
+from sqlalchemy import Connection, Row, select, text
 from sqlalchemy.exc import DataError
 
 from project.api.counter.models import Counter
 from project.api.errors import CounterOverflow
+from project.api.fields import LARGEST_BIGINT
 from project.extensions import db
-
-NUMERIC_VALUE_OUT_OF_RANGE = "22003"  # SQLSTATE
 
 # Sorted by name: two processes that add to the same counters lock them in
 # the same order, so neither can wait for the other in a circle.
 ADD = text("""
+    WITH sent AS (
+        SELECT name, amount
+          FROM unnest(CAST(:names AS text[]), CAST(:amounts AS bigint[])) AS s (name, amount)
+         ORDER BY name
+    ), ledger AS (
+        INSERT INTO counter_hours AS h (name, hour, added)
+        SELECT name, date_trunc('hour', now(), 'UTC'), amount
+          FROM sent
+            ON CONFLICT (name, hour) DO UPDATE SET added = h.added + excluded.added
+    )
     INSERT INTO counters AS c (name, value)
     SELECT name, amount
-      FROM unnest(CAST(:names AS text[]), CAST(:amounts AS bigint[]))
-           AS added (name, amount)
-     ORDER BY name
+      FROM sent
         ON CONFLICT (name) DO UPDATE
        SET value = c.value + excluded.value,
            version = c.version + 1,
@@ -27,23 +41,152 @@ ADD = text("""
  RETURNING name, value
 """)
 
+CREATE = text("""
+    INSERT INTO counters (name, value)
+    VALUES (:name, :value)
+        ON CONFLICT (name) DO NOTHING
+ RETURNING name, value, version, created_at, updated_at
+""")
+
+LOCK = text("""
+    SELECT name, value, version, created_at, updated_at
+      FROM counters
+     WHERE name = :name
+       FOR UPDATE
+""")
+
+SET = text("""
+    UPDATE counters AS c
+       SET value = :value,
+           version = c.version + 1,
+           updated_at = greatest(c.updated_at, moment)
+      FROM now() AS moment
+     WHERE name = :name
+ RETURNING name, value, version, created_at, c.updated_at
+""")
+
+ADJUST = text("""
+    INSERT INTO counter_hours AS h (name, hour, adjusted)
+    VALUES (:name, date_trunc('hour', now(), 'UTC'), :difference)
+        ON CONFLICT (name, hour) DO UPDATE SET adjusted = h.adjusted + excluded.adjusted
+""")
+
+DELETE = text("DELETE FROM counters WHERE name = :name RETURNING name")
+DELETE_LEDGER = text("DELETE FROM counter_hours WHERE name = :name")
+
+# One statement sees one snapshot, so the value and its ledger are of the same moment.
+AUDIT = text("""
+    SELECT c.value,
+           CAST(coalesce((SELECT sum(added + adjusted)
+                            FROM counter_hours AS h
+                           WHERE h.name = c.name), 0) AS text) AS ledger_sum
+      FROM counters AS c
+     WHERE c.name = :name
+""")
+
+AUDIT_ALL = text("""
+    SELECT name, c.value, CAST(coalesce(h.total, 0) AS text) AS ledger_sum
+      FROM counters AS c
+      FULL JOIN (SELECT name, sum(added + adjusted) AS total
+                   FROM counter_hours
+                  GROUP BY name) AS h
+     USING (name)
+     WHERE c.value IS DISTINCT FROM coalesce(h.total, 0)
+     ORDER BY name
+""")
+
+HISTORY = text("""
+    SELECT point AS at, CAST(coalesce(sum(added), 0) AS text) AS added
+      FROM generate_series(CAST(:since AS timestamptz), CAST(:until AS timestamptz)
+                           - interval '1 microsecond', CAST(:step AS interval)) AS point
+      LEFT JOIN counter_hours
+        ON name = :name AND hour >= point AND hour < point + CAST(:step AS interval)
+     GROUP BY point
+     ORDER BY point
+""")
+
+# A day has 24 hours in UTC; said so, since "1 day" means one of the session's time zone.
+STEPS = {"hour": "1 hour", "day": "24 hours"}
+
 CounterRow = Row[Any]
+Amounts = Mapping[str, int]
 SHOWN = (Counter.name, Counter.value, Counter.created_at, Counter.updated_at)
 
 
-def add_many(amounts: Mapping[str, int]) -> dict[str, int]:
-    """Add to counters, each of which exists from its first increment; return their values.
+def add_many(amounts: Amounts) -> dict[str, int]:
+    """Add to counters, commit, and return their values.
 
     Raise CounterOverflow, and change none of them, where one would leave 64 bits.
     """
-    names = sorted(amounts)
+    return db.transact(lambda connection: add(connection, amounts), one_statement=True)
+
+
+def add(connection: Connection, amounts: Amounts) -> dict[str, int]:
+    """Add to counters and return their values; raise CounterOverflow where one leaves 64 bits."""
+    sent = {"names": list(amounts), "amounts": list(amounts.values())}
     try:
-        rows = db.write(ADD, names=names, amounts=[amounts[name] for name in names])
+        return {row.name: row.value for row in connection.execute(ADD, sent)}
     except DataError as error:
         if getattr(error.orig, "pgcode", None) == NUMERIC_VALUE_OUT_OF_RANGE:
             raise CounterOverflow from error
         raise
-    return {row.name: row.value for row in rows}
+
+
+def add_in_turn(connection: Connection, batch: Sequence[Amounts]) -> list[dict[str, int]]:
+    """Add to counters as if one item of the batch came after the other.
+
+    Return for each item the values that it brought its counters to. Raise CounterOverflow
+    where one of those would leave 64 bits; the caller rolls back then.
+    """
+    totals: Multiset[str] = Multiset()
+    for amounts in batch:
+        totals.update(amounts)
+    values = add(connection, totals)
+    # Where each counter stood before the batch.
+    for name, total in totals.items():
+        values[name] -= total
+    return list(_running(values, batch))
+
+
+def _running(values: dict[str, int], batch: Sequence[Amounts]) -> Iterator[dict[str, int]]:
+    for amounts in batch:
+        for name, amount in amounts.items():
+            values[name] += amount
+            if not -LARGEST_BIGINT - 1 <= values[name] <= LARGEST_BIGINT:
+                raise CounterOverflow
+        yield {name: values[name] for name in amounts}
+
+
+def create(connection: Connection, name: str, value: int) -> CounterRow | None:
+    """Create a counter and return it, or None where there is one of that name."""
+    row = connection.execute(CREATE, {"name": name, "value": value}).one_or_none()
+    if row is not None:
+        connection.execute(ADJUST, {"name": name, "difference": value})
+    return row
+
+
+def lock(connection: Connection, name: str) -> CounterRow | None:
+    """Return a counter, which stays as it is until the transaction ends, or None."""
+    return connection.execute(LOCK, {"name": name}).one_or_none()
+
+
+def replace(connection: Connection, counter: CounterRow, value: int) -> CounterRow:
+    """Set a locked counter to a value and return it."""
+    difference = value - counter.value
+    connection.execute(ADJUST, {"name": counter.name, "difference": difference})
+    return connection.execute(SET, {"name": counter.name, "value": value}).one()
+
+
+def delete_counter(name: str) -> bool:
+    """Delete a counter and its ledger; return whether there was one."""
+
+    def delete(connection: Connection) -> bool:
+        if connection.execute(DELETE, {"name": name}).one_or_none() is None:
+            return False
+        connection.execute(DELETE_LEDGER, {"name": name})
+        return True
+
+    return db.transact(delete)
 
 
 def select_counter(name: str) -> CounterRow | None:
@@ -60,3 +203,22 @@ def select_page(*, after: str, limit: int, prefix: str | None = None) -> Sequenc
         end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
         statement = statement.where(Counter.name >= prefix, Counter.name < end)
     return db.read(statement)
+
+
+def audit(name: str) -> tuple[int, int] | None:
+    """Return a counter's value and the sum of its ledger, of the same moment, or None."""
+    rows = db.read(AUDIT, name=name)
+    return (rows[0].value, int(rows[0].ledger_sum)) if rows else None
+
+
+def select_inconsistent() -> Sequence[CounterRow]:
+    """Return every counter whose value is not the sum of its ledger."""
+    return db.read(AUDIT_ALL)
+
+
+def select_history(
+    name: str, *, since: datetime, until: datetime, interval: Literal["hour", "day"]
+) -> list[tuple[datetime, int]]:
+    """Return by how much a counter grew in each interval from `since` until before `until`."""
+    rows = db.read(HISTORY, name=name, since=since, until=until, step=STEPS[interval])
+    return [(row.at, int(row.added)) for row in rows]

@@ -6,11 +6,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from project.api.fields import LARGEST_BIGINT, NAME_PATTERN, Name, Omittable, PageQuery, Strict
+from project.api.fields import (
+    LARGEST_BIGINT,
+    NAME_PATTERN,
+    Name,
+    Omittable,
+    PageQuery,
+    QueryTime,
+    Strict,
+)
 
 NAME = re.compile(NAME_PATTERN.strip("^$"))
 PUBLIC_PREFIX = "public:"
 LARGEST_STEP = 10**12
+MOST_NAMES = 1000
 
 Value = Annotated[int, Field(ge=-LARGEST_BIGINT - 1, le=LARGEST_BIGINT)]
 
@@ -39,10 +48,43 @@ class Increment(Strict):
     by: Step = 1
 
 
+class Increments(Strict):
+    """By how much each of several counters is to change, all of them or none."""
+
+    increments: dict[Name, Step] = Field(min_length=1, max_length=MOST_NAMES)
+
+
+class NewValue(Strict):
+    """The value that a counter is to have."""
+
+    value: Value
+
+
 class CounterFilter(PageQuery):
     """Which counters a list shows."""
 
     prefix: Omittable[Name]
+
+
+class HistoryQuery(Strict):
+    """Which part of a counter's history is asked for."""
+
+    interval: Literal["hour", "day"] = "day"
+    since: Omittable[QueryTime] = Field(
+        description="The first interval; without it, 24 hours or 30 days before the last."
+    )
+    until: Omittable[QueryTime] = Field(
+        description="Where the last interval ends; without it, now."
+    )
+
+
+class BadgeQuery(Strict):
+    """How a badge is to look."""
+
+    label: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    color: Annotated[str, Field(pattern="^([a-z]{3,20}|#?[0-9a-fA-F]{3}|#?[0-9a-fA-F]{6})$")] = (
+        "brightgreen"
+    )
 
 
 class ValueAnswer(BaseModel):
@@ -66,10 +108,24 @@ class OneValue(BaseModel):
     data: ValueAnswer
 
 
+class Values(BaseModel):
+    """The values of several counters, by name."""
+
+    counters: dict[Name, Value]
+
+
+class ManyValues(BaseModel):
+    """The envelope of increments of several counters."""
+
+    status: Literal["success"]
+    data: Values
+
+
 class OneCounter(BaseModel):
     """The envelope of one counter."""
 
     status: Literal["success"]
+    message: str | None = None
     data: CounterAnswer
 
 
@@ -85,3 +141,38 @@ class ManyCounters(BaseModel):
 
     status: Literal["success"]
     data: CounterPage
+
+
+class Point(BaseModel):
+    """By how much a counter grew in the interval that begins at a time."""
+
+    at: datetime
+    added: int
+
+
+class Points(BaseModel):
+    """The history of a counter, without gaps."""
+
+    points: list[Point]
+
+
+class History(BaseModel):
+    """The envelope of a history."""
+
+    status: Literal["success"]
+    data: Points
+
+
+class AuditAnswer(BaseModel):
+    """A counter's value against the sum of its ledger, of the same moment."""
+
+    value: Value
+    ledger_sum: int
+    consistent: bool
+
+
+class Audit(BaseModel):
+    """The envelope of an audit."""
+
+    status: Literal["success"]
+    data: AuditAnswer

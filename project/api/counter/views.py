@@ -1,30 +1,46 @@
 """The endpoints of counters: take apart, call, answer."""
 
+from datetime import UTC, datetime, timedelta
+
 from apiflask import APIBlueprint
-from flask import Response, make_response, render_template, request
+from flask import Response, current_app, make_response, render_template, request
 
 from project.api import errors
-from project.api.auth import authenticate_unless
-from project.api.counter import queries
+from project.api.auth import authenticate, authenticate_unless, only_admin
+from project.api.counter import badge, queries, writes
+from project.api.counter.queries import CounterRow
 from project.api.counter.schemas import (
     NAME,
+    Audit,
+    BadgeQuery,
     CounterFilter,
+    History,
+    HistoryQuery,
     Increment,
+    Increments,
     ManyCounters,
+    ManyValues,
+    NewValue,
     OneCounter,
     OneValue,
     is_public,
 )
-from project.api.documents import may_answer, shows_page
+from project.api.counter.writes import Addition, Setting
+from project.api.documents import may_answer, shows_page, shows_picture, takes_key
 from project.api.fields import NAME_PATTERN
+from project.api.idempotency.keys import alone, submit
 from project.api.pagination import Page
 from project.api.requests import page
-from project.api.responses import success, unchanged
+from project.api.responses import Done, success, unchanged
 from project.users import User
 
 counter_blueprint = APIBlueprint("counter", __name__)
 
 HOME = "public:home"
+MOST_POINTS = 1000
+INTERVAL = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
+# How far a history goes back where nobody says.
+SPAN = {"hour": timedelta(hours=24), "day": timedelta(days=30)}
 
 
 @counter_blueprint.get("/")
@@ -36,7 +52,7 @@ def home() -> Response:
         counter = queries.select_counter(HOME)
         visits = counter.value if counter else 0
     else:
-        visits = increment(HOME, 1)
+        visits = writes.count(HOME)
     response = make_response(render_template("home.html", visits=visits))
     response.headers["Cache-Control"] = "no-store"  # a page from a cache would not be counted
     return response
@@ -52,12 +68,29 @@ def _only_looks_ahead() -> bool:
 @authenticate_unless(is_public)
 @counter_blueprint.input(Increment)
 @counter_blueprint.output(OneValue)
+@takes_key
+@may_answer(errors.CounterOverflow, errors.RateLimited)
+def increment_counter(caller: User | None, name: str, json_data: Increment) -> Response:
+    """Add to a counter.
+
+    It exists from its first increment. Names that begin with `public:` need no token.
+    """
+    _check_name(name)
+    fields = {} if caller else _count_address()
+    response = submit(Addition({name: json_data.by}), caller, writes.increment)
+    response.headers.update(fields)
+    return response
+
+
+@counter_blueprint.post("/counters/increment")
+@authenticate
+@counter_blueprint.input(Increments)
+@counter_blueprint.output(ManyValues)
+@takes_key
 @may_answer(errors.CounterOverflow)
-def increment_counter(_caller: User | None, name: str, json_data: Increment) -> Response:
-    """Add to a counter; names that begin with `public:` need no token."""
-    if not NAME.fullmatch(name):
-        raise errors.InvalidPayload({"name": [f"A name should match {NAME_PATTERN}"]})
-    return success({"name": name, "value": increment(name, json_data.by)})
+def increment_counters(caller: User, json_data: Increments) -> Response:
+    """Add to several counters, all of them or none."""
+    return submit(Addition(json_data.increments, several=True), caller, writes.increment)
 
 
 @counter_blueprint.get("/counters/<name>")
@@ -65,13 +98,8 @@ def increment_counter(_caller: User | None, name: str, json_data: Increment) -> 
 @may_answer(errors.CounterNotFound)
 def get_counter(name: str) -> Response:
     """Get one counter; looking does not count."""
-    counter = queries.select_counter(name) if NAME.fullmatch(name) else None
-    if counter is None:
-        raise errors.CounterNotFound
-    # The time of birth tells a counter from one of the same name that was deleted.
-    etag = f"{counter.created_at.timestamp():.6f}-{counter.version}"
-    shown = {name: value for name, value in counter._mapping.items() if name != "version"}
-    return unchanged(etag) or success(shown, headers={"ETag": f'"{etag}"'})
+    counter = _existing(name)
+    return unchanged(writes.etag(counter)) or writes.shown(counter).response()
 
 
 @counter_blueprint.get("/counters")
@@ -86,6 +114,107 @@ def list_counters(query_data: CounterFilter) -> Response:
     return listed.answer("counters", rows, place=lambda counter: counter.name)
 
 
-def increment(name: str, by: int) -> int:
-    """Add to one counter and return its value, once that is durable."""
-    return queries.add_many({name: by})[name]
+@counter_blueprint.put("/counters/<name>")
+@authenticate
+@counter_blueprint.input(NewValue)
+@counter_blueprint.output(OneCounter)
+@takes_key
+@may_answer(
+    errors.Forbidden,
+    errors.PreconditionFailed,
+    errors.PreconditionRequired,
+    created=OneCounter,
+    headers=("If-Match", "If-None-Match"),
+)
+def set_counter(caller: User, name: str, json_data: NewValue) -> Response:
+    """Seed, set or reset a counter; administrators only.
+
+    `If-Match` with the ETag that you saw sets it only where it is still so, `If-Match: *` sets
+    it however it is, `If-None-Match: *` creates it.
+    """
+    only_admin(caller)
+    _check_name(name)
+    if request.headers.get("If-None-Match") == "*":
+        return submit(Setting(name, json_data.value), caller, alone(writes.create))
+    if "If-Match" not in request.headers:
+        raise errors.PreconditionRequired
+    return submit(Setting(name, json_data.value), caller, alone(writes.replace))
+
+
+@counter_blueprint.delete("/counters/<name>")
+@authenticate
+@counter_blueprint.output(Done)
+@may_answer(errors.Forbidden, errors.CounterNotFound)
+def delete_counter(caller: User, name: str) -> Response:
+    """Delete a counter and its history; administrators only."""
+    only_admin(caller)
+    if not (NAME.fullmatch(name) and queries.delete_counter(name)):
+        raise errors.CounterNotFound
+    return success(message="Counter was deleted!")
+
+
+@counter_blueprint.get("/counters/<name>/history")
+@counter_blueprint.input(HistoryQuery, location="query")
+@counter_blueprint.output(History)
+@may_answer(errors.CounterNotFound)
+def get_history(name: str, query_data: HistoryQuery) -> Response:
+    """Tell by how much a counter grew in each hour or day, in UTC and without gaps.
+
+    Values that were set, and not added, do not stand in it.
+    """
+    _existing(name)
+    interval = query_data.interval
+    until = query_data.until or datetime.now(UTC)
+    since = _start_of(interval, query_data.since or until - SPAN[interval])
+    if (until - since) / INTERVAL[interval] > MOST_POINTS:
+        reason = f"A history has at most {MOST_POINTS} points."
+        raise errors.InvalidQuery({"since": [reason]})
+    points = queries.select_history(name, since=since, until=until, interval=interval)
+    return success({"points": [{"at": at, "added": added} for at, added in points]})
+
+
+@counter_blueprint.get("/counters/<name>/audit")
+@counter_blueprint.output(Audit)
+@may_answer(errors.CounterNotFound)
+def audit_counter(name: str) -> Response:
+    """Hold a counter's value against the sum of its ledger, both of the same moment."""
+    found = queries.audit(name) if NAME.fullmatch(name) else None
+    if found is None:
+        raise errors.CounterNotFound
+    value, ledger_sum = found
+    return success({"value": value, "ledger_sum": ledger_sum, "consistent": value == ledger_sum})
+
+
+@counter_blueprint.get("/counters/<name>/badge.svg")
+@counter_blueprint.input(BadgeQuery, location="query")
+@shows_picture
+@may_answer(errors.CounterNotFound)
+def get_badge(name: str, query_data: BadgeQuery) -> Response:
+    """Draw a counter as a badge; looking does not count."""
+    counter = _existing(name)
+    picture = badge.draw(query_data.label or name, counter.value, query_data.color)
+    response = current_app.response_class(picture, mimetype="image/svg+xml")
+    response.headers["Cache-Control"] = "no-cache"
+    return response
+
+
+def _existing(name: str) -> CounterRow:
+    counter = queries.select_counter(name) if NAME.fullmatch(name) else None
+    if counter is None:
+        raise errors.CounterNotFound
+    return counter
+
+
+def _start_of(interval: str, moment: datetime) -> datetime:
+    hour = moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    return hour if interval == "hour" else hour.replace(hour=0)
+
+
+def _check_name(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise errors.InvalidPayload({"name": [f"A name should match {NAME_PATTERN}"]})
+
+
+def _count_address() -> dict[str, str]:
+    fields: dict[str, str] = current_app.extensions["anonymous_limit"].count(request.remote_addr)
+    return fields

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, select, text
+from sqlalchemy import Connection, Executable, Row, select, text
 
 from project.api.scores.models import Score
 from project.extensions import db
@@ -22,18 +22,21 @@ SHOWN = (
 )
 RETURNED = ", ".join(column.key for column in SHOWN)
 
-# Sorted by key: two processes that write the same scores lock them in the same order, so
-# neither can wait for the other in a circle. The time stands in FROM, where it is taken once:
-# a distributed PostgreSQL refuses now() in CASE. It never runs backwards in a row, whichever
-# way the clock is set.
-UPSERT = text(f"""
-    INSERT INTO scores AS s (user_id, exercise_id, correct, solved_at)
-    SELECT user_id, exercise_id, correct, CASE WHEN correct THEN moment END
+# What is sent, sorted by key: two processes that write the same scores lock them in the same
+# order, so neither can wait for the other in a circle. The time stands in FROM, where it is
+# taken once: a distributed PostgreSQL refuses now() in CASE. It never runs backwards in a row,
+# whichever way the clock is set.
+SENT = """
+    SELECT user_id, exercise_id, correct, CASE WHEN correct THEN moment END AS solved_at
       FROM unnest(CAST(:user_ids AS bigint[]), CAST(:exercise_ids AS bigint[]),
                   CAST(:corrects AS boolean[]))
            AS sent (user_id, exercise_id, correct),
            now() AS moment
      ORDER BY user_id, exercise_id
+"""
+
+UPSERT = text(f"""
+    INSERT INTO scores AS s (user_id, exercise_id, correct, solved_at) {SENT}
         ON CONFLICT (user_id, exercise_id) DO UPDATE
        SET correct = excluded.correct,
            attempts = s.attempts + 1,
@@ -44,22 +47,35 @@ UPSERT = text(f"""
 
 # The unique key decides, so of two requests at once only one can win.
 INSERT = text(f"""
-    INSERT INTO scores (user_id, exercise_id, correct, solved_at)
-    SELECT :user_id, :exercise_id, :correct, CASE WHEN :correct THEN moment END
-      FROM now() AS moment
+    INSERT INTO scores (user_id, exercise_id, correct, solved_at) {SENT}
         ON CONFLICT (user_id, exercise_id) DO NOTHING
  RETURNING {RETURNED}
-""")  # noqa: S608
+""")
 
 UPDATE = text(f"""
+    WITH sent AS (
+        SELECT *
+          FROM unnest(CAST(:score_ids AS bigint[]), CAST(:user_ids AS bigint[]),
+                      CAST(:exercise_ids AS bigint[]), CAST(:corrects AS boolean[]))
+               AS sent (score_id, user_id, exercise_id, correct)
+    ), locked AS (
+        SELECT sent.*
+          FROM sent
+          JOIN scores AS s
+            ON s.user_id = sent.user_id AND s.exercise_id = sent.exercise_id
+           AND s.id = sent.score_id
+         ORDER BY user_id, exercise_id
+           FOR UPDATE OF s
+    )
     UPDATE scores AS s
-       SET correct = :correct,
+       SET correct = locked.correct,
            attempts = s.attempts + 1,
-           solved_at = coalesce(s.solved_at, CASE WHEN :correct THEN moment END),
+           solved_at = coalesce(s.solved_at, CASE WHEN locked.correct THEN moment END),
            updated_at = greatest(s.updated_at, moment)
-      FROM now() AS moment
-     WHERE user_id = :user_id AND exercise_id = :exercise_id AND id = :score_id
- RETURNING {RETURNED}
+      FROM locked, now() AS moment
+     WHERE s.user_id = locked.user_id AND s.exercise_id = locked.exercise_id
+       AND s.id = locked.score_id
+ RETURNING {", ".join(f"s.{column.key}" for column in SHOWN)}
 """)  # noqa: S608
 
 DELETE = text("DELETE FROM scores WHERE id = :score_id RETURNING id")
@@ -67,12 +83,22 @@ DELETE = text("DELETE FROM scores WHERE id = :score_id RETURNING id")
 ScoreRow = Row[Any]
 
 
-class NewScore(NamedTuple):
-    """An answer of a user to an exercise."""
+Pair = tuple[int, int]
+ScoresByPair = dict[Pair, ScoreRow]
+
+
+class Attempt(NamedTuple):
+    """An answer of a user to an exercise, to be recorded in the score of the pair."""
 
     user_id: int
     exercise_id: int
     correct: bool
+    score_id: int | None = None
+
+    @property
+    def pair(self) -> Pair:
+        """The key of the score."""
+        return self.user_id, self.exercise_id
 
 
 def _first(rows: Sequence[ScoreRow]) -> ScoreRow | None:
@@ -109,32 +135,34 @@ def select_page(
     return db.read(statement)
 
 
-def insert_score(user_id: int, exercise_id: int, correct: bool) -> ScoreRow | None:
-    """Insert a score and return it, or None where the user has one for the exercise."""
-    return _first(db.write(INSERT, user_id=user_id, exercise_id=exercise_id, correct=correct))
+def insert_scores(connection: Connection, attempts: Sequence[Attempt]) -> ScoresByPair:
+    """Insert a score for each pair that has none; return the new ones."""
+    return _by_pair(connection, INSERT, attempts)
 
 
-def update_score(score_id: int, user_id: int, exercise_id: int, correct: bool) -> ScoreRow | None:
-    """Update a score and return it, or None where this is not the user's score for the exercise."""
-    return _first(
-        db.write(
-            UPDATE, score_id=score_id, user_id=user_id, exercise_id=exercise_id, correct=correct
-        )
+def upsert_scores(connection: Connection, attempts: Sequence[Attempt]) -> ScoresByPair:
+    """Insert or update the scores of the pairs; one is new where its `attempts` is 1."""
+    return _by_pair(connection, UPSERT, attempts)
+
+
+def update_scores(connection: Connection, attempts: Sequence[Attempt]) -> ScoresByPair:
+    """Update the scores that have the id and the pair of an attempt; return those."""
+    return _by_pair(
+        connection, UPDATE, attempts, score_ids=[attempt.score_id for attempt in attempts]
     )
 
 
-def upsert_scores(scores: Sequence[NewScore]) -> Sequence[ScoreRow]:
-    """Insert or update scores, each pair once; return them in any order.
-
-    A score is new where its `attempts` is 1.
-    """
-    user_ids, exercise_ids, corrects = zip(*scores, strict=True)
-    return db.write(
-        UPSERT,
-        user_ids=list(user_ids),
-        exercise_ids=list(exercise_ids),
-        corrects=list(corrects),
-    )
+def _by_pair(
+    connection: Connection, statement: Executable, attempts: Sequence[Attempt], **more: Any
+) -> ScoresByPair:
+    """Run a statement with the attempts, each pair once, and return its scores by pair."""
+    sent = {
+        "user_ids": [attempt.user_id for attempt in attempts],
+        "exercise_ids": [attempt.exercise_id for attempt in attempts],
+        "corrects": [attempt.correct for attempt in attempts],
+    }
+    rows = connection.execute(statement, sent | more)
+    return {(row.user_id, row.exercise_id): row for row in rows}
 
 
 def delete_score(score_id: int) -> bool:

@@ -5,12 +5,13 @@ from flask import Response
 
 from project.api import errors
 from project.api.auth import acting_for, authenticate, only_admin
-from project.api.documents import may_answer
+from project.api.documents import may_answer, takes_key
 from project.api.fields import PageQuery
+from project.api.idempotency.keys import submit
 from project.api.pagination import Page
 from project.api.responses import Done, success, unchanged
-from project.api.scores import queries
-from project.api.scores.queries import ScoreRow
+from project.api.scores import queries, writes
+from project.api.scores.queries import Attempt, ScoreRow
 from project.api.scores.schemas import (
     ManyScores,
     NewScore,
@@ -23,9 +24,6 @@ from project.users import User
 
 scores_blueprint = APIBlueprint("scores", __name__)
 scores_blueprint.record_once(lambda state: state.app.url_map.converters.update(score_id=ScoreId))
-
-ADDED = "New score was added!"
-UPDATED = "Score was updated!"
 
 
 @scores_blueprint.get("/scores")
@@ -66,41 +64,33 @@ def get_own_score(caller: User, score_id: int) -> Response:
 @authenticate
 @scores_blueprint.input(NewScore)
 @scores_blueprint.output(OneScore, status_code=201)
-@may_answer(errors.ScoreExists)
+@takes_key
+@may_answer(errors.ScoreExists, errors.Forbidden)
 def add_score(caller: User, json_data: NewScore) -> Response:
     """Record whether the caller solved an exercise."""
-    user_id = acting_for(caller, json_data)
-    score = queries.insert_score(user_id, json_data.exercise_id, json_data.correct)
-    if score is None:
-        raise errors.ScoreExists
-    return _added(score)
+    return submit(_attempt(caller, json_data), caller, writes.add)
 
 
 @scores_blueprint.put("/scores/<score_id:score_id>")
 @authenticate
 @scores_blueprint.input(NewScore)
 @scores_blueprint.output(OneScore)
-@may_answer(errors.ScoreMismatch, errors.ScoreNotFound)
+@takes_key
+@may_answer(errors.ScoreMismatch, errors.ScoreNotFound, errors.Forbidden)
 def update_score(caller: User, score_id: int, json_data: NewScore) -> Response:
-    """Record another answer of the caller to an exercise it has a score for."""
-    user_id = acting_for(caller, json_data)
-    score = queries.update_score(score_id, user_id, json_data.exercise_id, json_data.correct)
-    if score is None:
-        raise errors.ScoreMismatch
-    return success(score, UPDATED)
+    """Record another answer of the caller to an exercise that it has a score for."""
+    return submit(_attempt(caller, json_data, score_id), caller, writes.update)
 
 
 @scores_blueprint.patch("/scores")
 @authenticate
 @scores_blueprint.input(NewScore)
 @scores_blueprint.output(OneScore)
-@may_answer(created=OneScore)
+@takes_key
+@may_answer(errors.Forbidden, created=OneScore)
 def upsert_score(caller: User, json_data: NewScore) -> Response:
     """Record an answer of the caller to an exercise, whether it is the first one or not."""
-    user_id = acting_for(caller, json_data)
-    sent = queries.NewScore(user_id, json_data.exercise_id, json_data.correct)
-    [score] = queries.upsert_scores([sent])
-    return _added(score) if score.attempts == 1 else success(score, UPDATED)
+    return submit(_attempt(caller, json_data), caller, writes.upsert)
 
 
 # With an id there is a score already, or the id is wrong: then nothing can be new.
@@ -110,7 +100,7 @@ scores_blueprint.patch("/scores/<score_id:score_id>", endpoint="patch_score")(up
 @scores_blueprint.delete("/scores/<score_id:score_id>")
 @authenticate
 @scores_blueprint.output(Done)
-@may_answer(errors.ScoreNotFound)
+@may_answer(errors.ScoreNotFound, errors.Forbidden)
 def delete_score(caller: User, score_id: int) -> Response:
     """Delete a score; administrators only."""
     only_admin(caller)
@@ -133,5 +123,5 @@ def _one(score: ScoreRow | None) -> Response:
     return unchanged(etag) or success(score, headers={"ETag": f'"{etag}"'})
 
 
-def _added(score: ScoreRow) -> Response:
-    return success(score, ADDED, 201, {"Location": f"/scores/{score.id}"})
+def _attempt(caller: User, body: NewScore, score_id: int | None = None) -> Attempt:
+    return Attempt(acting_for(caller, body), body.exercise_id, body.correct, score_id)

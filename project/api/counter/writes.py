@@ -1,0 +1,100 @@
+"""What a write of counters does once it has its turn: commands in, answers out."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from flask import current_app, request
+from sqlalchemy import Connection
+
+from project.api import errors
+from project.api.counter import queries
+from project.api.counter.queries import CounterRow
+from project.api.errors import ApiError
+from project.api.idempotency.keys import Outcome, Write, write_once
+from project.api.responses import Answer
+from project.combiner import Combiner
+from project.extensions import AWAY, db
+from project.metrics import BatchMetrics
+
+
+class Addition(NamedTuple):
+    """What one caller adds, and whether it asked for several counters."""
+
+    amounts: dict[str, int]
+    several: bool = False
+
+
+class Setting(NamedTuple):
+    """The value that a counter is to have."""
+
+    name: str
+    value: int
+
+
+def new_combiner() -> Combiner[Write[Addition], Outcome]:
+    """Return what writes the additions of many callers together."""
+    return Combiner(_flush, undivided=AWAY, observe=BatchMetrics("counters").observe)
+
+
+def count(name: str) -> int:
+    """Add 1 to a counter, together with the additions of other callers; return its value."""
+    outcome = increment(Write(Addition({name: 1})))
+    if isinstance(outcome, ApiError):
+        raise outcome
+    value: int = outcome.data["value"]
+    return value
+
+
+def increment(write: Write[Addition]) -> Outcome:
+    """Have an addition written together with those of other callers."""
+    increments: Combiner[Write[Addition], Outcome] = current_app.extensions["increments"]
+    return increments.submit(write)
+
+
+def _flush(writes: Sequence[Write[Addition]]) -> list[Outcome]:
+    has_keys = any(write.key for write in writes)
+    return db.transact(
+        lambda connection: write_once(connection, writes, _add), one_statement=not has_keys
+    )
+
+
+def _add(connection: Connection, batch: Sequence[Addition]) -> list[Answer]:
+    after = queries.add_in_turn(connection, [addition.amounts for addition in batch])
+    return [
+        Answer({"counters": values} if addition.several else _only(values))
+        for addition, values in zip(batch, after, strict=True)
+    ]
+
+
+def _only(values: dict[str, int]) -> dict[str, Any]:
+    [(name, value)] = values.items()
+    return {"name": name, "value": value}
+
+
+def create(connection: Connection, batch: Sequence[Setting]) -> list[Outcome]:
+    """Create the one counter of the batch, where there is none."""
+    [(name, value)] = batch
+    counter = queries.create(connection, name, value)
+    if counter is None:
+        return [errors.PreconditionFailed()]
+    return [shown(counter, "Counter was added!", 201)]
+
+
+def replace(connection: Connection, batch: Sequence[Setting]) -> list[Outcome]:
+    """Set the one counter of the batch, where it is as the request's If-Match says."""
+    [(name, value)] = batch
+    counter = queries.lock(connection, name)
+    if counter is None or not request.if_match.contains(etag(counter)):
+        return [errors.PreconditionFailed()]
+    return [shown(queries.replace(connection, counter, value), "Counter was set!")]
+
+
+def shown(counter: CounterRow, message: str | None = None, status: int = 200) -> Answer:
+    """Return the answer that shows a counter."""
+    data = {name: value for name, value in counter._mapping.items() if name != "version"}
+    return Answer(data, message, status, {"ETag": f'"{etag(counter)}"'})
+
+
+def etag(counter: CounterRow) -> str:
+    """Return the counter's version; the time of its birth tells it from a deleted namesake."""
+    return f"{counter.created_at.timestamp():.6f}-{counter.version}"

@@ -1,0 +1,118 @@
+"""Every statement about keys; none of them sees a request."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from psycopg2.errorcodes import LOCK_NOT_AVAILABLE
+from sqlalchemy import Connection, Row, text
+from sqlalchemy.exc import OperationalError
+
+from project.api.errors import RequestInProgress
+from project.api.responses import to_json
+from project.extensions import db
+
+KEPT_HOURS = 24
+PRUNED_AT_ONCE = 1000
+
+# Sorted, so that two processes cannot wait for each other in a circle. Where another process
+# has one of the keys in an open transaction, this waits for its end, up to lock_timeout.
+CLAIM = text("""
+    INSERT INTO idempotency_keys (principal, key, fingerprint)
+    SELECT principal, key, fingerprint
+      FROM unnest(CAST(:principals AS text[]), CAST(:keys AS text[]),
+                  CAST(:fingerprints AS bytea[]))
+           AS sent (principal, key, fingerprint)
+     ORDER BY principal, key
+        ON CONFLICT (principal, key) DO NOTHING
+ RETURNING principal, key
+""")
+
+SELECT = text("""
+    SELECT principal, key, fingerprint, status, headers, body
+      FROM idempotency_keys
+      JOIN unnest(CAST(:principals AS text[]), CAST(:keys AS text[])) AS sent (principal, key)
+     USING (principal, key)
+""")
+
+STORE = text("""
+    UPDATE idempotency_keys AS k
+       SET status = answered.status, headers = answered.headers, body = answered.body
+      FROM unnest(CAST(:principals AS text[]), CAST(:keys AS text[]),
+                  CAST(:statuses AS smallint[]), CAST(:headers AS jsonb[]),
+                  CAST(:bodies AS bytea[]))
+           AS answered (principal, key, status, headers, body)
+     WHERE k.principal = answered.principal AND k.key = answered.key
+""")
+
+PRUNE = text(f"""
+    DELETE FROM idempotency_keys
+     WHERE (principal, key) IN (
+           SELECT principal, key
+             FROM idempotency_keys
+            WHERE created_at < now() - interval '{KEPT_HOURS} hours'
+            ORDER BY created_at
+            LIMIT {PRUNED_AT_ONCE}
+              FOR UPDATE SKIP LOCKED)
+ RETURNING 1
+""")  # noqa: S608  our own numbers
+
+
+class Key(NamedTuple):
+    """A key, whose it is, and the request that it was sent with."""
+
+    principal: str
+    key: str
+    fingerprint: bytes
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """What tells this key from others: the same key of somebody else is another."""
+        return self.principal, self.key
+
+
+class Kept(NamedTuple):
+    """The answer to a request that was sent with a key."""
+
+    key: Key
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def claim(connection: Connection, keys: Collection[Key]) -> dict[tuple[str, str], Row[Any]]:
+    """Take the keys that nobody has used; return the others by name, with what was answered.
+
+    Raise RequestInProgress where one of them is held by a transaction that does not end.
+    """
+    principals, names, fingerprints = zip(*keys, strict=True)
+    sent = {"principals": list(principals), "keys": list(names)}
+    try:
+        claimed = connection.execute(CLAIM, sent | {"fingerprints": list(fingerprints)}).all()
+    except OperationalError as error:
+        if getattr(error.orig, "pgcode", None) == LOCK_NOT_AVAILABLE:
+            raise RequestInProgress from error
+        raise
+    if len(claimed) == len(keys):
+        return {}
+    ours = {(row.principal, row.key) for row in claimed}
+    rows = {(row.principal, row.key): row for row in connection.execute(SELECT, sent)}
+    return {name: row for name, row in rows.items() if name not in ours}
+
+
+def store(connection: Connection, answers: Sequence[Kept]) -> None:
+    """Keep the answers of claimed keys."""
+    connection.execute(
+        STORE,
+        {
+            "principals": [kept.key.principal for kept in answers],
+            "keys": [kept.key.key for kept in answers],
+            "statuses": [kept.status for kept in answers],
+            "headers": [to_json(kept.headers).decode() for kept in answers],
+            "bodies": [kept.body for kept in answers],
+        },
+    )
+
+
+def prune() -> int:
+    """Delete keys that have been kept for long enough, a small batch; return how many."""
+    return len(db.write(PRUNE))
