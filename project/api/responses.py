@@ -17,9 +17,12 @@ def _plain(value: Any) -> Any:
     """Return what orjson can write for a value that it does not know."""
     if isinstance(value, Row):
         return value._asdict()
-    if isinstance(value, int):  # beyond 64 bits
-        return orjson.Fragment(str(value))
     raise TypeError(f"{type(value).__name__} is no JSON")
+
+
+def integer(value: int) -> orjson.Fragment:
+    """Return an integer of any size for JSON; orjson by itself stops at 64 bits."""
+    return orjson.Fragment(str(value))
 
 
 def to_json(value: Any) -> bytes:

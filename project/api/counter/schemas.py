@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
 
+from project.api.counter.badge import COLORS
 from project.api.fields import (
     LARGEST_BIGINT,
     NAME_PATTERN,
@@ -16,6 +17,7 @@ from project.api.fields import (
     Strict,
 )
 
+COLOR_PATTERN = f"^({'|'.join(COLORS)}|#?([0-9a-fA-F]{{3}}){{1,2}})$"
 NAME = re.compile(NAME_PATTERN.strip("^$"))
 PUBLIC_PREFIX = "public:"
 LARGEST_STEP = 10**12
@@ -81,10 +83,8 @@ class HistoryQuery(Strict):
 class BadgeQuery(Strict):
     """How a badge is to look."""
 
-    label: Annotated[str, Field(min_length=1, max_length=64)] | None = None
-    color: Annotated[str, Field(pattern="^([a-z]{3,20}|#?[0-9a-fA-F]{3}|#?[0-9a-fA-F]{6})$")] = (
-        "brightgreen"
-    )
+    label: Omittable[Annotated[str, Field(min_length=1, max_length=64)]]
+    color: Annotated[str, Field(pattern=COLOR_PATTERN)] = "brightgreen"
 
 
 class ValueAnswer(BaseModel):

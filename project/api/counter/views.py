@@ -31,7 +31,7 @@ from project.api.fields import NAME_PATTERN
 from project.api.idempotency.keys import alone, submit
 from project.api.pagination import Page
 from project.api.requests import page
-from project.api.responses import Done, success, unchanged
+from project.api.responses import Done, integer, success, unchanged
 from project.users import User
 
 counter_blueprint = APIBlueprint("counter", __name__)
@@ -170,7 +170,7 @@ def get_history(name: str, query_data: HistoryQuery) -> Response:
         reason = f"A history has at most {MOST_POINTS} points."
         raise errors.InvalidQuery({"since": [reason]})
     points = queries.select_history(name, since=since, until=until, interval=interval)
-    return success({"points": [{"at": at, "added": added} for at, added in points]})
+    return success({"points": [{"at": at, "added": integer(added)} for at, added in points]})
 
 
 @counter_blueprint.get("/counters/<name>/audit")
@@ -182,7 +182,9 @@ def audit_counter(name: str) -> Response:
     if found is None:
         raise errors.CounterNotFound
     value, ledger_sum = found
-    return success({"value": value, "ledger_sum": ledger_sum, "consistent": value == ledger_sum})
+    return success(
+        {"value": value, "ledger_sum": integer(ledger_sum), "consistent": value == ledger_sum}
+    )
 
 
 @counter_blueprint.get("/counters/<name>/badge.svg")

@@ -15,8 +15,10 @@ KEPT_HOURS = 24
 PRUNED_AT_ONCE = 1000
 
 # Sorted, so that two processes cannot wait for each other in a circle. Where another process
-# has one of the keys in an open transaction, this waits for its end, up to lock_timeout.
+# has one of the keys in an open transaction, this waits for its end, but not for long: the
+# batch has other callers, and this one can come again.
 CLAIM = text("""
+    SET LOCAL lock_timeout = '50ms';
     INSERT INTO idempotency_keys (principal, key, fingerprint)
     SELECT principal, key, fingerprint
       FROM unnest(CAST(:principals AS text[]), CAST(:keys AS text[]),
@@ -26,6 +28,8 @@ CLAIM = text("""
         ON CONFLICT (principal, key) DO NOTHING
  RETURNING principal, key
 """)
+
+PATIENT_AGAIN = text("SET LOCAL lock_timeout TO DEFAULT")
 
 SELECT = text("""
     SELECT principal, key, fingerprint, status, headers, body
@@ -92,6 +96,7 @@ def claim(connection: Connection, keys: Collection[Key]) -> dict[tuple[str, str]
         if getattr(error.orig, "pgcode", None) == LOCK_NOT_AVAILABLE:
             raise RequestInProgress from error
         raise
+    connection.execute(PATIENT_AGAIN)
     if len(claimed) == len(keys):
         return {}
     ours = {(row.principal, row.key) for row in claimed}

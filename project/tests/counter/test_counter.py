@@ -1,4 +1,13 @@
-from project.tests.base import LEARNER, BaseTestCase
+from datetime import UTC, datetime, timedelta
+from unittest.mock import patch
+from xml.etree import ElementTree
+
+from sqlalchemy import text
+
+from project import db
+from project.api.counter import badge
+from project.api.limits import AnonymousLimit
+from project.tests.base import ADMIN, LEARNER, BaseTestCase
 from project.tests.utils import add_counter
 
 LARGEST = 2**63 - 1
@@ -66,6 +75,356 @@ class TestIncrement(CounterTestCase):
         values = sorted(answer.get_json()["data"]["value"] for three in answers for answer in three)
         self.assertEqual(values, list(range(1, 97)))
         self.assertEqual(self.value(), 96)
+
+
+class TestIncrementMany(CounterTestCase):
+    def increment_many(self, **increments):
+        return self.client.post(
+            "/counters/increment", json={"increments": increments}, headers=LEARNER
+        )
+
+    def test_adds_to_all_and_gives_their_values(self):
+        add_counter("a", 10)
+
+        answer = self.increment_many(a=1, b=-5)
+
+        self.assertEqual(answer.get_json()["data"], {"counters": {"a": 11, "b": -5}})
+
+    def test_adds_to_none_where_one_would_overflow(self):
+        add_counter("b", LARGEST)
+
+        answer = self.increment_many(a=1, b=1)
+
+        self.assert_fails(answer, 409, "counter_overflow")
+        self.assert_fails(self.client.get("/counters/a"), 404, "counter_not_found")
+
+    def test_needs_a_token_whatever_the_names(self):
+        answer = self.client.post("/counters/increment", json={"increments": {"public:a": 1}})
+
+        self.assert_fails(answer, 403, "token_required")
+
+    def test_refuses_what_it_cannot_add(self):
+        for increments in ({}, {"a/b": 1}, {"a": 0}, {"a": 1.5}, {"x" * 129: 1}, [["a", 1]], None):
+            with self.subTest(increments=increments):
+                answer = self.client.post(
+                    "/counters/increment", json={"increments": increments}, headers=LEARNER
+                )
+
+                body = self.assert_fails(answer, 400, "invalid_payload")
+                self.assertTrue(next(iter(body["errors"])).startswith("increments"))
+
+    def test_takes_a_thousand_names_and_no_more(self):
+        fits = self.increment_many(**{f"c{number}": 1 for number in range(1000)})
+        too_many = self.increment_many(**{f"c{number}": 1 for number in range(1001)})
+
+        self.assertEqual(len(fits.get_json()["data"]["counters"]), 1000)
+        self.assert_fails(too_many, 400, "invalid_payload")
+
+    def test_keeps_single_and_many_apart_when_they_come_at_once(self):
+        def add(number):
+            return self.increment_many(a=1, b=2) if number % 2 else self.increment("a")
+
+        answers = self.at_once(32, add)
+
+        values = [
+            answer.get_json()["data"].get("value") or answer.get_json()["data"]["counters"]["a"]
+            for answer in answers
+        ]
+        self.assertEqual(sorted(values), list(range(1, 33)))
+        self.assertEqual((self.value("a"), self.value("b")), (32, 32))
+
+
+class TestOverflowAmongNeighbours(CounterTestCase):
+    def test_harms_nobody_who_comes_at_the_same_time(self):
+        add_counter("full", LARGEST)
+
+        answers = self.at_once(
+            32, lambda number: self.increment("full" if number % 4 == 0 else "visits")
+        )
+
+        self.assertEqual(sorted(answer.status_code for answer in answers), [200] * 24 + [409] * 8)
+        self.assertEqual((self.value("full"), self.value()), (LARGEST, 24))
+
+
+class TestSetCounter(CounterTestCase):
+    def put(self, value, name="visits", headers=ADMIN, **conditions):
+        names = {name.replace("_", "-"): value for name, value in conditions.items()}
+        return self.client.put(f"/counters/{name}", json={"value": value}, headers=headers | names)
+
+    def audit(self, name="visits"):
+        return self.client.get(f"/counters/{name}/audit").get_json()["data"]
+
+    def test_creates_with_if_none_match_where_there_is_none(self):
+        created = self.put(5, If_None_Match="*")
+        again = self.put(6, If_None_Match="*")
+
+        self.assertEqual((created.status_code, created.get_json()["data"]["value"]), (201, 5))
+        self.assertEqual(
+            created.headers["ETag"], self.client.get("/counters/visits").headers["ETag"]
+        )
+        self.assert_fails(again, 412, "precondition_failed")
+        self.assertEqual(self.audit(), {"value": 5, "ledger_sum": 5, "consistent": True})
+
+    def test_sets_with_the_etag_that_was_seen_and_with_no_other(self):
+        add_counter("visits", 3)
+        etag = self.client.get("/counters/visits").headers["ETag"]
+
+        seen = self.put(10, If_Match=etag)
+        stale = self.put(20, If_Match=etag)
+
+        self.assertEqual((seen.status_code, seen.get_json()["data"]["value"]), (200, 10))
+        self.assert_fails(stale, 412, "precondition_failed")
+        self.assertEqual(self.value(), 10)
+
+    def test_sets_with_a_star_whatever_there_is_but_not_where_there_is_none(self):
+        add_counter("visits", 3)
+
+        self.assertEqual(self.put(0, If_Match="*").status_code, 200)
+        self.assert_fails(self.put(0, "nothing", If_Match="*"), 412, "precondition_failed")
+        self.assertEqual(self.audit(), {"value": 0, "ledger_sum": 0, "consistent": True})
+
+    def test_refuses_an_etag_from_before_a_deletion(self):
+        add_counter("visits", 1)
+        etag = self.client.get("/counters/visits").headers["ETag"]
+        self.client.delete("/counters/visits", headers=ADMIN)
+        add_counter("visits", 1)
+
+        self.assert_fails(self.put(9, If_Match=etag), 412, "precondition_failed")
+
+    def test_asks_for_a_precondition(self):
+        add_counter("visits", 3)
+
+        self.assert_fails(self.put(1), 428, "precondition_required")
+        self.assertEqual(self.value(), 3)
+
+    def test_is_for_administrators(self):
+        self.assert_fails(self.put(1, headers=LEARNER, If_None_Match="*"), 403, "forbidden")
+
+    def test_goes_from_one_end_of_its_range_to_the_other(self):
+        self.put(-LARGEST - 1, If_None_Match="*")
+
+        answer = self.put(LARGEST, If_Match="*")
+
+        self.assertEqual(answer.get_json()["data"]["value"], LARGEST)
+        self.assertTrue(self.audit()["consistent"])
+
+    def test_lets_one_of_many_with_the_same_etag_win(self):
+        add_counter("visits", 3)
+        etag = self.client.get("/counters/visits").headers["ETag"]
+
+        answers = self.at_once(16, lambda number: self.put(100 + number, If_Match=etag))
+
+        winners = [answer for answer in answers if answer.status_code == 200]
+        self.assertEqual(len(winners), 1)
+        self.assertEqual(self.value(), winners[0].get_json()["data"]["value"])
+        self.assertTrue(self.audit()["consistent"])
+
+    def test_stays_true_to_its_ledger_when_it_is_counted_and_set_at_once(self):
+        add_counter("visits", 1)
+
+        self.at_once(
+            24,
+            lambda number: self.put(number, If_Match="*") if number % 3 == 0 else self.increment(),
+        )
+
+        self.assertTrue(self.audit()["consistent"], self.audit())
+
+
+class TestDeleteCounter(CounterTestCase):
+    def delete(self, headers=ADMIN):
+        return self.client.delete("/counters/visits", headers=headers)
+
+    def test_leaves_nothing_behind(self):
+        add_counter("visits", 3)
+
+        deleted = self.delete()
+
+        self.assertEqual(deleted.get_json()["message"], "Counter was deleted!")
+        self.assert_fails(self.client.get("/counters/visits"), 404, "counter_not_found")
+        self.assert_fails(self.delete(), 404, "counter_not_found")
+        self.assertEqual(add_counter("visits", 1), 1)
+        audit = self.client.get("/counters/visits/audit").get_json()["data"]
+        self.assertEqual(audit, {"value": 1, "ledger_sum": 1, "consistent": True})
+
+    def test_is_for_administrators(self):
+        add_counter("visits", 3)
+
+        self.assert_fails(self.delete(LEARNER), 403, "forbidden")
+        self.assertEqual(self.value(), 3)
+
+    def test_stays_true_to_its_ledger_when_it_is_counted_and_deleted_at_once(self):
+        self.at_once(24, lambda number: self.delete() if number % 4 == 0 else self.increment())
+        add_counter("visits", 1)
+
+        audit = self.client.get("/counters/visits/audit").get_json()["data"]
+        self.assertTrue(audit["consistent"], audit)
+
+
+class TestHistory(CounterTestCase):
+    def points(self, query=""):
+        answer = self.client.get(f"/counters/visits/history{query}")
+        self.assertEqual(answer.status_code, 200, answer.get_json())
+        return answer.get_json()["data"]["points"]
+
+    def backdate(self, hours):
+        """Move what was counted so far into the past."""
+        with db.engine.begin() as connection:
+            statement = text("UPDATE counter_hours SET hour = hour - :hours * interval '1 hour'")
+            connection.execute(statement, {"hours": hours})
+
+    def test_fills_the_gaps_between_hours(self):
+        add_counter("visits", 2)
+        self.backdate(2)
+        add_counter("visits", 3)
+
+        points = self.points("?interval=hour")
+
+        self.assertEqual(len(points), 25)
+        self.assertEqual([point["added"] for point in points[-3:]], [2, 0, 3])
+        now = datetime.now(UTC)
+        self.assertLess(now - datetime.fromisoformat(points[-1]["at"]), timedelta(hours=1))
+
+    def test_sums_the_hours_of_a_day(self):
+        add_counter("visits", 1)
+        self.backdate(48)
+        add_counter("visits", 5)
+        self.client.post("/counters/visits/increment", json={"by": -2}, headers=LEARNER)
+
+        points = self.points()
+
+        self.assertEqual(len(points), 31)
+        self.assertEqual([point["added"] for point in points[-3:]], [1, 0, 3])
+
+    def test_begins_and_ends_where_it_is_told(self):
+        add_counter("visits", 1)
+
+        points = self.points("?interval=hour&since=2020-01-01T10:59:00Z&until=2020-01-01T13:00:00Z")
+
+        self.assertEqual(
+            points,
+            [{"at": f"2020-01-01T{hour}:00:00+00:00", "added": 0} for hour in (10, 11, 12)],
+        )
+
+    def test_leaves_out_what_was_set_and_not_added(self):
+        add_counter("visits", 1)
+        self.client.put("/counters/visits", json={"value": 500}, headers=ADMIN | {"If-Match": "*"})
+
+        self.assertEqual(self.points()[-1]["added"], 1)
+
+    def test_has_an_end(self):
+        add_counter("visits", 1)
+
+        answer = self.client.get("/counters/visits/history?since=1970-01-01T00:00:00Z")
+
+        self.assert_fails(answer, 400, "invalid_query")
+
+    def test_shows_more_than_64_bits_can_hold(self):
+        add_counter("visits", 1)
+        with db.engine.begin() as connection:
+            connection.execute(text("UPDATE counter_hours SET added = 12345678901234567890123"))
+
+        self.assertIn(b'"added":12345678901234567890123', self.client.get(
+            "/counters/visits/history").data)  # fmt: skip
+
+
+class TestAudit(CounterTestCase):
+    def test_finds_a_difference(self):
+        add_counter("visits", 3)
+        with db.engine.begin() as connection:
+            connection.execute(text("UPDATE counters SET value = 4"))
+
+        answer = self.client.get("/counters/visits/audit")
+
+        self.assertEqual(
+            answer.get_json()["data"], {"value": 4, "ledger_sum": 3, "consistent": False}
+        )
+
+    def test_is_of_one_moment(self):
+        """While the counter runs, every audit is consistent."""
+
+        def work(number):
+            if number % 2:
+                return [self.increment() for _ in range(5)] and True
+            audits = [self.client.get("/counters/visits/audit").get_json() for _ in range(10)]
+            return all(audit["data"]["consistent"] for audit in audits)
+
+        add_counter("visits", 1)
+
+        self.assertTrue(all(self.at_once(8, work)))
+
+
+class TestBadge(CounterTestCase):
+    def badge(self, query=""):
+        return self.client.get(f"/counters/visits/badge.svg{query}")
+
+    def test_shows_name_and_value_and_never_counts(self):
+        add_counter("visits", 1234)
+
+        answers = [self.badge() for _ in range(2)]
+
+        self.assertEqual(answers[0].mimetype, "image/svg+xml")
+        self.assertEqual(answers[0].headers["Cache-Control"], "no-cache")
+        picture = ElementTree.fromstring(answers[1].data)
+        self.assertEqual(picture.get("aria-label"), "visits: 1.2k")
+        self.assertEqual(self.value(), 1234)
+
+    def test_writes_any_label_as_text(self):
+        add_counter("visits", 1)
+
+        answer = self.badge("?label=%3Cscript%3Ealert(1)%3C/script%3E%22%27%26")
+
+        picture = ElementTree.fromstring(answer.data)
+        self.assertEqual(picture.get("aria-label"), "<script>alert(1)</script>\"'&: 1")
+        self.assertNotIn(b"<script>", answer.data)
+
+    def test_takes_colours_by_name_and_in_hexadecimal(self):
+        add_counter("visits", 1)
+
+        for color, painted in (("red", "#e05d44"), ("ff8800", "#ff8800"), ("%23abc", "#abc")):
+            self.assertIn(f'fill="{painted}"', self.badge(f"?color={color}").text)
+        for color in ("javascript", "%23abcd", "url(x)", ""):
+            self.assert_fails(self.badge(f"?color={color}"), 400, "invalid_query")
+
+    def test_writes_numbers_as_people_do(self):
+        for value, written in (
+            (0, "0"), (-7, "-7"), (999, "999"), (1000, "1k"), (1250, "1.2k"), (9999, "9.9k"),
+            (10_500, "10k"), (999_999, "999k"), (1_000_000, "1M"), (-1_500_000, "-1.5M"),
+            (LARGEST, "9.2E"),
+        ):  # fmt: skip
+            self.assertEqual(badge.short(value), written)
+
+    def test_says_so_where_there_is_none(self):
+        self.assert_fails(self.badge(), 404, "counter_not_found")
+
+
+class TestAnonymousLimit(CounterTestCase):
+    def setUp(self):
+        super().setUp()
+        limit = AnonymousLimit("3/minute", "memory://")
+        patcher = patch.dict(self.app.extensions, anonymous_limit=limit)
+        patcher.start()
+        self.addCleanup(patcher.stop)
+
+    def test_stops_an_address_that_asks_too_often_and_says_until_when(self):
+        answers = [self.increment("public:a", headers=None) for _ in range(4)]
+
+        self.assertEqual([answer.status_code for answer in answers], [200, 200, 200, 429])
+        self.assert_fails(answers[3], 429, "rate_limited")
+        self.assertRegex(answers[3].headers["Retry-After"], r"^[1-9]\d?$")
+        self.assertEqual(answers[0].headers["RateLimit-Policy"], '"anonymous";q=3;w=60')
+        self.assertRegex(answers[0].headers["RateLimit"], r'^"anonymous";r=2;t=\d+$')
+        self.assertEqual(self.value("public:a"), 3)
+
+    def test_concerns_neither_other_addresses_nor_who_has_a_token(self):
+        for _ in range(4):
+            self.increment("public:a", headers=None)
+
+        other = self.client.post(
+            "/counters/public:a/increment", environ_base={"REMOTE_ADDR": "10.0.0.9"}
+        )
+
+        self.assertEqual(other.status_code, 200)
+        self.assertEqual(self.increment("public:a").status_code, 200)
 
 
 class TestGetCounter(CounterTestCase):
