@@ -102,9 +102,13 @@ def _connect(app: APIFlask, settings: Settings) -> None:
     server = None
     if settings.postgres_url is None:
         server = postgres.embedded(settings, Path(app.instance_path))
-    app.config["SQLALCHEMY_DATABASE_URI"] = settings.postgres_url or "postgresql+psycopg2://"
-    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = postgres.engine_options(settings, server)
+    url = settings.postgres_url or "postgresql+psycopg2://"
+    options = postgres.engine_options(settings, server)
+    app.config["SQLALCHEMY_DATABASE_URI"] = url
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = options
     app.extensions["embedded_postgres"] = server
+    app.extensions["autocommit_engine"] = postgres.autocommit_engine(url, options, settings.threads)
     db.init_app(app)
     with app.app_context():
         postgres.distrust_idle_connections(db.engine)
+        postgres.distrust_idle_connections(db.autocommit_engine)

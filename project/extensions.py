@@ -5,11 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from flask import current_app
 from flask_cors import CORS
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from psycopg2.errorcodes import DEADLOCK_DETECTED, SERIALIZATION_FAILURE
-from sqlalchemy import Connection, Executable, MetaData, Row
+from sqlalchemy import Connection, Engine, Executable, MetaData, Row
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -36,13 +37,34 @@ class OutcomeUnknown(Exception):
 AWAY = (OutcomeUnknown, OperationalError, InterfaceError, PoolTimeout)
 
 
+def _was_rolled_back(error: DBAPIError) -> bool:
+    """Return whether PostgreSQL itself said that a statement came to nothing.
+
+    Without SQLSTATE the connection was lost, and class 08 says so. A server that goes down
+    (57P01 and its like) may tell its clients after it has committed.
+    """
+    sqlstate = getattr(error.orig, "pgcode", None)
+    return sqlstate is not None and not sqlstate.startswith(("08", "57P"))
+
+
 class Database(SQLAlchemy):
-    """Flask-SQLAlchemy, and the two ways by which a query reaches PostgreSQL."""
+    """Flask-SQLAlchemy, and the two ways by which a query reaches PostgreSQL.
+
+    `engine` gives connections with transactions. `autocommit_engine` gives connections on which
+    each statement is its own transaction, in one round trip instead of three. They have a pool
+    each: to switch a connection back and forth costs, and fails in the pool's hands where
+    PostgreSQL was lost.
+    """
+
+    @property
+    def autocommit_engine(self) -> Engine:
+        """The engine of the current app for single statements."""
+        engine: Engine = current_app.extensions["autocommit_engine"]
+        return engine
 
     def read(self, statement: Executable, **values: Any) -> Sequence[Row[Any]]:
         """Return the rows of one statement that reads, in one round trip."""
-        with self.engine.connect() as connection:
-            connection.execution_options(isolation_level="AUTOCOMMIT")
+        with self.autocommit_engine.connect() as connection:
             return connection.execute(statement, values).all()
 
     @contextmanager
@@ -52,16 +74,15 @@ class Database(SQLAlchemy):
         With `one_statement` that statement is its own transaction, which saves two round trips.
         Raise OutcomeUnknown where the connection is lost once the block has it.
         """
-        with self.engine.connect() as connection:
-            if one_statement:
-                connection.execution_options(isolation_level="AUTOCOMMIT")
+        engine = self.autocommit_engine if one_statement else self.engine
+        with engine.connect() as connection:
             try:
                 with connection.begin():
                     yield connection
             except DBAPIError as error:
-                if error.connection_invalidated:
-                    raise OutcomeUnknown from error
-                raise
+                if _was_rolled_back(error):
+                    raise
+                raise OutcomeUnknown from error
 
     def transact(
         self, work: Callable[[Connection], Result], *, one_statement: bool = False

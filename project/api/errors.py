@@ -254,7 +254,7 @@ def from_validation(error: HTTPError) -> Response:
     """Answer what APIFlask raises where a body or a query string does not fit its schema."""
     [(place, reasons)] = error.detail.items()
     fields = {
-        field: [reason.removeprefix("Value error, ") for reason in because]
+        field.removesuffix(".[key]"): [reason.removeprefix("Value error, ") for reason in because]
         for field, because in reasons.items()
     }
     return answer(InvalidQuery(fields) if place == "query" else InvalidPayload(fields))

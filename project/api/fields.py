@@ -1,11 +1,10 @@
 """What every schema is made of: strict models, ids, and the texts of a query string as values."""
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic.json_schema import SkipJsonSchema
 
 LARGEST_BIGINT = 2**63 - 1
 NAME_PATTERN = "^[A-Za-z0-9_.:-]{1,128}$"
@@ -28,7 +27,7 @@ def _not_null(value: Any) -> Any:
 
 T = TypeVar("T")
 # A field that may be left out: None then, but never null in JSON.
-Omittable = Annotated[T | SkipJsonSchema[None], BeforeValidator(_not_null), Field(default=None)]
+Omittable = Annotated[T | None, BeforeValidator(_not_null), Field(default=None)]
 
 
 def _integer(text: Any) -> Any:
@@ -39,6 +38,8 @@ def _boolean(text: Any) -> Any:
     return {"true": True, "false": False}.get(text, text)
 
 
+EARLIEST = datetime.min.replace(tzinfo=UTC)
+LATEST = datetime.max.replace(tzinfo=UTC)
 # RFC 3339, section 5.6: always with the offset from UTC.
 RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 
@@ -46,7 +47,11 @@ RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\
 def _time(text: Any) -> Any:
     if not isinstance(text, str) or not RFC_3339.fullmatch(text):
         raise ValueError("Input should be a time as RFC 3339 writes it, like 2026-11-20T08:30:00Z")
-    return datetime.fromisoformat(text.upper())
+    moment = datetime.fromisoformat(text.upper())
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:  # in UTC it is in the year 0 or 10 000: before or after everything
+        return EARLIEST if moment.year == 1 else LATEST
 
 
 # The same, as they stand in a query string, where everything is text.

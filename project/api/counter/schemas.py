@@ -53,7 +53,11 @@ class Increment(Strict):
 class Increments(Strict):
     """By how much each of several counters is to change, all of them or none."""
 
-    increments: dict[Name, Step] = Field(min_length=1, max_length=MOST_NAMES)
+    increments: dict[Name, Step] = Field(
+        min_length=1,
+        max_length=MOST_NAMES,
+        json_schema_extra={"additionalProperties": False},
+    )
 
 
 class NewValue(Strict):

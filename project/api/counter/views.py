@@ -27,7 +27,7 @@ from project.api.counter.schemas import (
 )
 from project.api.counter.writes import Addition, Setting
 from project.api.documents import may_answer, shows_page, shows_picture, takes_key
-from project.api.fields import NAME_PATTERN
+from project.api.fields import EARLIEST, NAME_PATTERN
 from project.api.idempotency.keys import alone, submit
 from project.api.pagination import Page
 from project.api.requests import page
@@ -165,7 +165,9 @@ def get_history(name: str, query_data: HistoryQuery) -> Response:
     _existing(name)
     interval = query_data.interval
     until = query_data.until or datetime.now(UTC)
-    since = _start_of(interval, query_data.since or until - SPAN[interval])
+    since = _start_of(
+        interval, query_data.since or max(until, EARLIEST + SPAN[interval]) - SPAN[interval]
+    )
     if (until - since) / INTERVAL[interval] > MOST_POINTS:
         reason = f"A history has at most {MOST_POINTS} points."
         raise errors.InvalidQuery({"since": [reason]})

@@ -52,10 +52,22 @@ def increment(write: Write[Addition]) -> Outcome:
 
 
 def _flush(writes: Sequence[Write[Addition]]) -> list[Outcome]:
-    has_keys = any(write.key for write in writes)
     return db.transact(
-        lambda connection: write_once(connection, writes, _add), one_statement=not has_keys
+        lambda connection: write_once(connection, writes, _add),
+        one_statement=_is_one_statement(writes),
     )
+
+
+def _is_one_statement(writes: Sequence[Write[Addition]]) -> bool:
+    """Return whether nothing has to be undone once the statement has been run.
+
+    Keys take statements of their own. And where some add and others take away, the total may
+    fit although a value on the way to it does not.
+    """
+    if any(write.key for write in writes):
+        return False
+    steps = [step for write in writes for step in write.command.amounts.values()]
+    return len(writes) == 1 or all(step > 0 for step in steps)
 
 
 def _add(connection: Connection, batch: Sequence[Addition]) -> list[Answer]:

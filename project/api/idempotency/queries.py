@@ -1,17 +1,19 @@
 """Every statement about keys; none of them sees a request."""
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from psycopg2.errorcodes import LOCK_NOT_AVAILABLE
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, Row, delete, func, select, text, tuple_
 from sqlalchemy.exc import OperationalError
 
 from project.api.errors import RequestInProgress
+from project.api.idempotency.models import IdempotencyKey
 from project.api.responses import to_json
 from project.extensions import db
 
-KEPT_HOURS = 24
+KEPT = timedelta(hours=24)
 PRUNED_AT_ONCE = 1000
 
 # Sorted, so that two processes cannot wait for each other in a circle. Where another process
@@ -48,17 +50,18 @@ STORE = text("""
      WHERE k.principal = answered.principal AND k.key = answered.key
 """)
 
-PRUNE = text(f"""
-    DELETE FROM idempotency_keys
-     WHERE (principal, key) IN (
-           SELECT principal, key
-             FROM idempotency_keys
-            WHERE created_at < now() - interval '{KEPT_HOURS} hours'
-            ORDER BY created_at
-            LIMIT {PRUNED_AT_ONCE}
-              FOR UPDATE SKIP LOCKED)
- RETURNING 1
-""")  # noqa: S608  our own numbers
+OUTDATED = (
+    select(IdempotencyKey.principal, IdempotencyKey.key)
+    .where(IdempotencyKey.created_at < func.now() - KEPT)
+    .order_by(IdempotencyKey.created_at)
+    .limit(PRUNED_AT_ONCE)
+    .with_for_update(skip_locked=True)
+)
+PRUNE = (
+    delete(IdempotencyKey)
+    .where(tuple_(IdempotencyKey.principal, IdempotencyKey.key).in_(OUTDATED))
+    .returning(IdempotencyKey.created_at)
+)
 
 
 class Key(NamedTuple):

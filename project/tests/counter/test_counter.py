@@ -5,7 +5,10 @@ from xml.etree import ElementTree
 from sqlalchemy import text
 
 from project import db
-from project.api.counter import badge
+from project.api.counter import badge, writes
+from project.api.counter.writes import Addition
+from project.api.errors import CounterOverflow
+from project.api.idempotency.keys import Write
 from project.api.limits import AnonymousLimit
 from project.tests.base import ADMIN, LEARNER, BaseTestCase
 from project.tests.utils import add_counter
@@ -144,6 +147,17 @@ class TestOverflowAmongNeighbours(CounterTestCase):
 
         self.assertEqual(sorted(answer.status_code for answer in answers), [200] * 24 + [409] * 8)
         self.assertEqual((self.value("full"), self.value()), (LARGEST, 24))
+
+
+    def test_is_found_on_the_way_even_where_the_sum_of_a_batch_fits(self):
+        add_counter("full", LARGEST)
+        batch = [Write(Addition({"full": 1})), Write(Addition({"full": -1}))]
+
+        with self.assertRaises(CounterOverflow):
+            writes._flush(batch)
+
+        self.assertEqual(self.value("full"), LARGEST)
+        self.assertTrue(self.client.get("/counters/full/audit").get_json()["data"]["consistent"])
 
 
 class TestSetCounter(CounterTestCase):

@@ -1,0 +1,202 @@
+"""What was answered is stored, and nothing else is; whatever is killed in between."""
+
+import time
+import unittest
+from collections import Counter as Multiset
+from contextlib import contextmanager
+
+import psycopg2
+
+from project.tests.faults.harness import (
+    Books,
+    Client,
+    Postgres,
+    Service,
+    is_alive,
+    load,
+    wait_until,
+)
+
+LOAD_SECONDS = 1.0
+
+
+class FaultTestCase(unittest.TestCase):
+    postgres: Postgres
+
+    @classmethod
+    def setUpClass(cls):
+        cls.postgres = Postgres()
+        cls.addClassCleanup(cls.postgres.stop)
+
+    def serve(self, **options):
+        with psycopg2.connect(self.postgres.url.replace("+psycopg2", "")) as connection:
+            connection.cursor().execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        connection.close()
+        service = Service(self.postgres, **options)
+        self.addCleanup(service.stop)
+        return service
+
+    def assert_nothing_lost(self, service, books, name="hot"):
+        """Without keys: stored is what was answered, and at most what was not answered."""
+        stored = service.value(name)
+        self.assertEqual(books.strange, [], service.output())
+        self.assertEqual(len(set(books.values)), len(books.values), "a value was given twice")
+        self.assertLessEqual(max(books.values), stored)
+        self.assertLessEqual(len(books.values), stored)
+        self.assertLessEqual(stored, len(books.values) + books.unknown, service.output())
+        self.assertTrue(service.audit(name)["consistent"])
+
+    def assert_exactly_once(self, service, books, name="keyed"):
+        """With keys and clients that repeat: each increment happened once."""
+        self.assertEqual(books.strange, [])
+        self.assertEqual(sorted(books.values), list(range(1, len(books.values) + 1)))
+        self.assertEqual(service.value(name), len(books.values))
+        self.assertTrue(service.audit(name)["consistent"])
+
+    @contextmanager
+    def under_load(self, service):
+        """Count with and without keys for as long as the block lasts; then look at the books."""
+        with (
+            load(service, 16, name="hot") as books,
+            load(service, 16, name="keyed", keys=True) as keyed,
+        ):
+            yield books
+            time.sleep(LOAD_SECONDS)
+        self.assert_nothing_lost(service, books)
+        self.assert_exactly_once(service, keyed)
+
+    def report(self, what, seconds):
+        print(f"{what}: {seconds:.2f} s", flush=True)
+
+
+class TestManyClients(FaultTestCase):
+    def test_gives_each_of_64_clients_on_3_workers_values_of_its_own(self):
+        service = self.serve(workers=3)
+        books = Books()
+        crew = [Client(service.port, books, name="hot", count=40) for _ in range(64)]
+
+        for client in crew:
+            client.start()
+        for client in crew:
+            client.join(60)
+
+        self.assertEqual(sorted(books.values), list(range(1, 64 * 40 + 1)))
+        self.assert_nothing_lost(service, books)
+        self.assertEqual(books.unknown, 0)
+
+    def test_counts_as_exactly_over_many_names(self):
+        service = self.serve(workers=3)
+        books = [Books() for _ in range(8)]
+        crew = [
+            Client(service.port, books[number % 8], name=f"c{number % 8}", count=30)
+            for number in range(64)
+        ]
+
+        for client in crew:
+            client.start()
+        for client in crew:
+            client.join(60)
+
+        for number in range(8):
+            self.assertEqual(sorted(books[number].values), list(range(1, 241)))
+            self.assertEqual(service.value(f"c{number}"), 240)
+
+
+class TestKilled(FaultTestCase):
+    def test_worker_costs_nothing_that_was_answered(self):
+        service = self.serve(workers=2)
+        before = {worker.pid for worker in service.workers}
+
+        with self.under_load(service):
+            service.kill_worker()
+            seconds = wait_until(lambda: {worker.pid for worker in service.workers} - before)
+
+        self.report("a killed worker was replaced after", seconds)
+
+    def test_service_costs_nothing_that_was_answered(self):
+        service = self.serve()
+
+        with self.under_load(service):
+            service.kill()
+            began = time.monotonic()
+            service.start()
+            seconds = time.monotonic() - began
+
+        self.report("a killed service answered again after", seconds)
+
+    def test_postgres_costs_nothing_that_was_answered(self):
+        service = self.serve()
+
+        with self.under_load(service) as books:
+            self.postgres.kill()
+            time.sleep(0.2)
+            self.postgres.start()
+            known = len(books.values)
+            seconds = wait_until(lambda: len(books.values) > known + 10, seconds=5)
+
+        self.report("after a killed PostgreSQL was back, the next answer took", seconds)
+
+    def test_parent_takes_its_workers_along(self):
+        service = self.serve()
+        workers = service.workers
+
+        service.process.kill()
+        service.process.wait(10)
+
+        wait_until(lambda: not any(is_alive(worker) for worker in workers), seconds=10)
+
+
+class TestTermination(FaultTestCase):
+    def test_answers_what_was_committed_and_ends_in_time(self):
+        service = self.serve()
+
+        with load(service, 32) as books:
+            began = time.monotonic()
+            code = service.terminate()
+            self.report("under load the service ended after", time.monotonic() - began)
+
+        self.assertEqual(code, 0, service.output())
+        answered = len(books.values)
+        service.start()
+        self.assertEqual(service.value("hot"), answered)
+        self.assertTrue(service.audit("hot")["consistent"])
+
+
+class TestCrossingBatches(FaultTestCase):
+    def test_never_waits_in_a_circle(self):
+        """Two processes, whose batches hold the same counters in opposite orders."""
+        service = self.serve(workers=2)
+        books = Books()
+        crew = [
+            CrossingClient(service.port, books, backwards=number % 2 == 0) for number in range(16)
+        ]
+
+        for client in crew:
+            client.start()
+        for client in crew:
+            client.join(60)
+
+        self.assertEqual(books.strange, [])
+        self.assertEqual(Multiset(books.values)[16 * 64], 1)
+        with psycopg2.connect(self.postgres.url.replace("+psycopg2", "")) as connection:
+            cursor = connection.cursor()
+            cursor.execute("SELECT sum(deadlocks) FROM pg_stat_database")
+            self.assertEqual(cursor.fetchone()[0], 0)
+        connection.close()
+
+
+class CrossingClient(Client):
+    """Adds to the same twenty counters each time, in its own order."""
+
+    def __init__(self, port, books, *, backwards):
+        super().__init__(port, books, name="", count=64)
+        names = [f"c{number:02}" for number in range(20)]
+        self._names = names[::-1] if backwards else names
+
+    def _send(self, key):  # noqa: ARG002  it has none
+        status, body = self.post(
+            "/counters/increment", {"increments": dict.fromkeys(self._names, 1)}
+        )
+        if status == 200:
+            body = {"data": {"value": body["data"]["counters"]["c00"]}}
+        return status, body
