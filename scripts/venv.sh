@@ -1,0 +1,105 @@
+# Sourced by run.sh and test.sh with $here set to the folder they are in: finds a Python, makes
+# .venv, and installs what requirements.txt locks where that is not there yet. POSIX sh.
+
+venv=$here/.venv
+python=$venv/bin/python
+# Says which requirements are installed, and by which Python.
+installed=$venv/installed
+# There while .venv is being made or changed, with the process that does it; when that died
+# half-way, nobody knows what .venv is worth.
+unfinished=$venv/unfinished
+
+say() {
+    printf '%s\n' "$*"
+}
+
+stop() {
+    printf '%s\n' "$*" >&2
+    exit 1
+}
+
+# Exits 0 where a Python is fit to make .venv, 3 where it is too old, 4 where it has no venv.
+FITNESS='
+import sys
+if sys.version_info < (3, 11):
+    sys.exit(3)
+try:
+    import ensurepip, venv
+except ImportError:
+    sys.exit(4)
+'
+
+# Set $found to the newest fit Python, or to $PYTHON where that is set.
+find_python() {
+    without_venv=
+    if [ -n "${PYTHON:-}" ]; then
+        set -- "$PYTHON"
+    else
+        set -- python3.14 python3.13 python3.12 python3.11 python3 python
+    fi
+    for found in "$@"; do
+        fitness=0
+        "$found" -c "$FITNESS" >/dev/null 2>&1 || fitness=$?
+        case $fitness in
+            0) return ;;
+            4) without_venv=${without_venv:-$found} ;;
+        esac
+    done
+    if [ -n "$without_venv" ]; then
+        stop "$without_venv is new enough, but cannot make virtual environments." \
+            "Install its venv module (on Debian and Ubuntu: apt install python3-venv)" \
+            "and run this again."
+    fi
+    if [ -n "${PYTHON:-}" ]; then
+        stop "PYTHON is $PYTHON, which is no Python of version 3.11 or newer."
+    fi
+    stop "This needs Python 3.11 or newer, and found none. Install one" \
+        "(on Debian and Ubuntu: apt install python3 python3-venv; elsewhere: python.org)" \
+        "and run this again."
+}
+
+what_should_be_installed() {
+    "$python" -V 2>&1
+    cksum <"$here/requirements.txt"
+}
+
+is_up_to_date() {
+    [ -e "$installed" ] && [ ! -e "$unfinished" ] &&
+        [ "$(what_should_be_installed)" = "$(cat "$installed")" ]
+}
+
+# run.sh and test.sh may be started at once in a fresh clone.
+wait_for_another() {
+    waited=0
+    while another=$(cat "$unfinished" 2>/dev/null) && kill -0 "$another" 2>/dev/null; do
+        if [ "$waited" -eq 0 ]; then
+            say "Waiting for process $another, which is making .venv …"
+        fi
+        if [ "$waited" -ge 600 ]; then
+            stop "It is still not done. If nothing is being installed, remove .venv and try again."
+        fi
+        sleep 1
+        waited=$((waited + 1))
+    done
+}
+
+make_venv() {
+    wait_for_another
+    if is_up_to_date; then
+        return
+    fi
+    if [ -e "$unfinished" ] || ! "$python" -c 'import pip' >/dev/null 2>&1; then
+        find_python
+        say "Making .venv with $("$found" -V) …"
+        rm -rf "$venv"
+        mkdir "$venv" || stop "Cannot write to $here, where .venv belongs."
+        echo $$ >"$unfinished"
+        "$found" -m venv "$venv" || stop "Could not make .venv; the reason stands above."
+    fi
+    echo $$ >"$unfinished"
+    say "Installing what requirements.txt lists (the first time, this takes a minute) …"
+    "$python" -m pip install -qq --disable-pip-version-check --require-hashes \
+        -r "$here/requirements.txt" || stop "Could not install; the reason stands above."
+    what_should_be_installed >"$installed"
+    rm "$unfinished"
+}
