@@ -1,13 +1,17 @@
 """What was answered is stored, and nothing else is; whatever is killed in between."""
 
+import os
+import subprocess
+import sys
 import time
 import unittest
-from collections import Counter as Multiset
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from subprocess import PIPE
 
 import psycopg2
 
 from project.tests.faults.harness import (
+    ROOT,
     Books,
     Client,
     Postgres,
@@ -28,10 +32,18 @@ class FaultTestCase(unittest.TestCase):
         cls.postgres = Postgres()
         cls.addClassCleanup(cls.postgres.stop)
 
+    def sql(self, statement):
+        connection = psycopg2.connect(self.postgres.url.replace("+psycopg2", ""))
+        connection.autocommit = True
+        with closing(connection), connection.cursor() as cursor:
+            cursor.execute(statement)
+            return cursor.fetchall() if cursor.description else None
+
+    def empty(self):
+        self.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+
     def serve(self, **options):
-        with psycopg2.connect(self.postgres.url.replace("+psycopg2", "")) as connection:
-            connection.cursor().execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-        connection.close()
+        self.empty()
         service = Service(self.postgres, **options)
         self.addCleanup(service.stop)
         return service
@@ -163,40 +175,31 @@ class TestTermination(FaultTestCase):
 
 
 class TestCrossingBatches(FaultTestCase):
-    def test_never_waits_in_a_circle(self):
-        """Two processes, whose batches hold the same counters in opposite orders."""
-        service = self.serve(workers=2)
-        books = Books()
-        crew = [
-            CrossingClient(service.port, books, backwards=number % 2 == 0) for number in range(16)
+    """Two processes write the same rows a thousand times, each time in another order."""
+
+    def cross(self, what):
+        """Run two processes of crossing.py; return what they say went wrong."""
+        self.empty()
+        command = [sys.executable, "-m", "project.tests.faults.crossing", what]
+        environment = os.environ | {"DATABASE_TEST_URL": self.postgres.url}
+        both = [
+            subprocess.Popen([*command, seed], env=environment, stdout=PIPE, cwd=ROOT, text=True)
+            for seed in ("1", "2")
         ]
+        return [process.communicate(timeout=60)[0].strip() for process in both]
 
-        for client in crew:
-            client.start()
-        for client in crew:
-            client.join(60)
+    def deadlocks(self):
+        [(count,)] = self.sql("SELECT sum(deadlocks) FROM pg_stat_database")
+        return count
 
-        self.assertEqual(books.strange, [])
-        self.assertEqual(Multiset(books.values)[16 * 64], 1)
-        with psycopg2.connect(self.postgres.url.replace("+psycopg2", "")) as connection:
-            cursor = connection.cursor()
-            cursor.execute("SELECT sum(deadlocks) FROM pg_stat_database")
-            self.assertEqual(cursor.fetchone()[0], 0)
-        connection.close()
+    def test_of_counters_never_wait_in_a_circle(self):
+        self.assertEqual(self.cross("counters"), ["1000 done", "1000 done"])
 
+        self.assertEqual(self.deadlocks(), 0)
+        self.assertEqual(self.sql("SELECT DISTINCT value FROM counters"), [(2000,)])
 
-class CrossingClient(Client):
-    """Adds to the same twenty counters each time, in its own order."""
+    def test_of_scores_never_wait_in_a_circle(self):
+        self.assertEqual(self.cross("scores"), ["1000 done", "1000 done"])
 
-    def __init__(self, port, books, *, backwards):
-        super().__init__(port, books, name="", count=64)
-        names = [f"c{number:02}" for number in range(20)]
-        self._names = names[::-1] if backwards else names
-
-    def _send(self, key):  # noqa: ARG002  it has none
-        status, body = self.post(
-            "/counters/increment", {"increments": dict.fromkeys(self._names, 1)}
-        )
-        if status == 200:
-            body = {"data": {"value": body["data"]["counters"]["c00"]}}
-        return status, body
+        self.assertEqual(self.deadlocks(), 0)
+        self.assertEqual(self.sql("SELECT DISTINCT attempts FROM scores"), [(2000,)])
