@@ -16,6 +16,7 @@ from flask_migrate.cli import db as db_commands
 from project import create_app, migration, seeds, server, suite
 from project.api.counter import queries as counters
 from project.api.idempotency import queries as keys
+from project.app import Service
 from project.users import User
 
 cli = AppGroup(
@@ -23,6 +24,13 @@ cli = AppGroup(
     context_settings={"obj": ScriptInfo(create_app=create_app, set_debug_flag=False)},
 )
 cli.add_command(db_commands)
+
+
+def worker() -> Service:
+    """Return the app of one worker process of `serve`."""
+    app = create_app()
+    server.accompany(app)
+    return app
 
 
 @cli.command("serve")
@@ -34,7 +42,7 @@ def serve() -> None:
 @cli.command("run")
 def run() -> None:
     """Serve for developing: one process, which reloads when the code changes."""
-    server.run(current_app)
+    server.run(current_app._get_current_object())
 
 
 @cli.command("test", with_appcontext=False)

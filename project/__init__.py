@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from apiflask import APIFlask
 from limits.errors import ConfigurationError
+from werkzeug.utils import import_string
 
 from project import config, postgres
 from project.api import documents, errors, requests
@@ -17,6 +17,7 @@ from project.api.pagination import Cursors
 from project.api.responses import OrjsonProvider
 from project.api.scores import writes as score_writes
 from project.api.scores.views import scores_blueprint
+from project.app import Service
 from project.config import SettingError, Settings
 from project.extensions import cors, db, migrate
 from project.tokens import Tokens
@@ -38,20 +39,20 @@ EXPOSED_HEADERS = [
 ]
 
 
-def create_app(configuration: str | type | None = None) -> APIFlask:
+def create_app(configuration: str | type | None = None) -> Service:
     """Return the service as a WSGI application.
 
     `configuration` is a class like those of `project.config`, or the name of one; without it,
     APP_SETTINGS names one. Raise SettingError where a setting is missing or wrong. No database
     is asked here.
     """
-    app = APIFlask(__name__, "eval-service", VERSION, docs_path=None, json_errors=False)
+    app = Service(__name__, "eval-service", VERSION, docs_path=None, json_errors=False)
     settings = _settings(app, configuration or config.chosen())
 
     app.json = OrjsonProvider(app)
     app.url_map.merge_slashes = False  # a redirect is no answer to a call
     documents.register(app)
-    requests.register(app)
+    requests.register(app, settings.cors_origins)
     errors.register(app)
 
     _connect(app, settings)
@@ -80,13 +81,16 @@ def create_app(configuration: str | type | None = None) -> APIFlask:
     return app
 
 
-def _settings(app: APIFlask, configuration: str | type) -> Settings:
+def _settings(app: Service, configuration: str | type) -> Settings:
     try:
-        app.config.from_object(configuration)
-    except ImportError:
+        known = import_string(configuration) if isinstance(configuration, str) else configuration
+    except (ImportError, ValueError):
+        known = None
+    if not (isinstance(known, type) and issubclass(known, config.BaseConfig)):
         raise SettingError(
             f"The setting APP_SETTINGS is wrong: there is no configuration {configuration}."
-        ) from None
+        )
+    app.config.from_object(known)
     return Settings.of(app.config, Path(app.instance_path))
 
 
@@ -97,7 +101,7 @@ def _anonymous_limit(settings: Settings) -> AnonymousLimit:
         raise SettingError(f"The setting RATELIMIT_STORAGE_URI is wrong: {error}.") from None
 
 
-def _connect(app: APIFlask, settings: Settings) -> None:
+def _connect(app: Service, settings: Settings) -> None:
     """Bind `db` to the PostgreSQL of the settings; it is reached when first asked."""
     server = None
     if settings.postgres_url is None:

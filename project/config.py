@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from click import ClickException
 from limits import parse
@@ -80,8 +81,8 @@ def chosen() -> str:
 def _postgres_url(text: str) -> URL:
     try:
         url = make_url(text)
-    except ArgumentError as error:
-        raise ValueError("should look like postgresql://user:password@host:5432/name") from error
+    except (ArgumentError, ValueError):
+        raise ValueError("should look like postgresql://user:password@host:5432/name") from None
     if url.get_backend_name() not in {"postgres", "postgresql"}:
         raise ValueError(f"should begin with postgresql://, not {url.drivername}://")
     # Written in, since a bare postgresql:// means another driver from SQLAlchemy 2.1 on.
@@ -91,6 +92,12 @@ def _postgres_url(text: str) -> URL:
 def _http_url(text: str) -> str:
     if not text.startswith(("http://", "https://")):
         raise ValueError("should begin with http:// or https://")
+    try:
+        names_a_host = bool(urlsplit(text).hostname) and urlsplit(text).port != 0
+    except ValueError:
+        names_a_host = False
+    if not names_a_host:
+        raise ValueError("should name a host, like http://host:5000")
     return text.rstrip("/")
 
 

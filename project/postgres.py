@@ -92,10 +92,16 @@ class _Server(PostgresServer):  # type: ignore[misc]
         if not postmaster.exists():
             return
         pid, _, _, port, socket_folder, *_ = postmaster.read_text().split("\n")
-        if not _is_postgres(int(pid)):
+        if not _is_postgres_of(self.pgdata, int(pid)):
             self._await_orphans()
             postmaster.unlink()
             Path(socket_folder, f".s.PGSQL.{port}.lock").unlink(missing_ok=True)
+
+    def _cleanup(self) -> None:
+        """Stop the server where no other living process uses it."""
+        with self._lock:
+            self._forget_the_dead()
+        super()._cleanup()
 
     def _await_orphans(self) -> None:
         """Wait until the children of a killed server have ended.
@@ -103,19 +109,17 @@ class _Server(PostgresServer):  # type: ignore[misc]
         Before that, a second server would write to the same files.
         """
         deadline = time.monotonic() + ORPHANS_SECONDS
-        while any(_is_postgres(pid, self.pgdata) for pid in psutil.pids()):
+        while any(_is_postgres_of(self.pgdata, pid) for pid in psutil.pids()):
             if time.monotonic() > deadline:
                 raise SettingError(f"A killed PostgreSQL still uses {self.pgdata}.")
             time.sleep(0.05)
 
 
-def _is_postgres(pid: int, directory: Path | None = None) -> bool:
+def _is_postgres_of(directory: Path, pid: int) -> bool:
     """Return whether a process is a living PostgreSQL, and one of that directory."""
     try:
         process = psutil.Process(pid)
-        if process.name() != "postgres" or process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        return directory is None or process.cwd() == str(directory)
+        return process.name() == "postgres" and process.cwd() == str(directory)
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False
 
@@ -169,7 +173,7 @@ def embedded(settings: Settings, instance: Path) -> EmbeddedPostgres:
         return _kept.setdefault(instance, EmbeddedPostgres(instance / "postgres"))
     if _thrown_away is None:
         directory = Path(tempfile.mkdtemp(prefix="eval-test-"))
-        _thrown_away = EmbeddedPostgres(directory / "postgres", thrown_away=True)
+        _thrown_away = EmbeddedPostgres(directory, thrown_away=True)
     return _thrown_away
 
 

@@ -24,13 +24,14 @@ from granian.log import LogLevels
 from granian.server import Server
 from werkzeug.serving import run_simple
 
-from project import create_app, durability, migration
+from project import durability, migration
 from project.api.idempotency import queries as keys
 from project.config import SettingError, Settings
 from project.extensions import AWAY, db
 from project.users import User
 
-# How long a worker may finish its requests before it is killed, in seconds.
+ROOT = Path(__file__).parent.parent
+# How long a worker may finish its requests before it is killed.
 GRACE_SECONDS = 10
 READY_SECONDS = 60
 PARENT_SECONDS = 0.5
@@ -51,8 +52,9 @@ def serve(app: APIFlask) -> None:
     if settings.self_sufficient:
         threading.Thread(target=_welcome, args=(app.extensions,), daemon=True).start()
     Server(
-        "project.server:worker",
+        "manage:worker",
         factory=True,
+        working_dir=ROOT,
         interface=Interfaces.WSGI,
         address=settings.host,
         port=settings.port,
@@ -65,12 +67,10 @@ def serve(app: APIFlask) -> None:
     ).serve()
 
 
-def worker() -> APIFlask:
-    """Return the app of one worker process, which also tidies up behind itself."""
-    app = create_app()
+def accompany(app: APIFlask) -> None:
+    """Start what a worker process does besides serving: it tidies up, and ends with its parent."""
     threading.Thread(target=_prune, args=(app,), daemon=True).start()
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    return app
 
 
 def _end_with(parent: int) -> None:

@@ -156,6 +156,7 @@ def complete(app: APIFlask, document: Schema) -> Schema:
     """Return the document with everything that APIFlask cannot know."""
     for rule, operation in _operations(app, document):
         spec = getattr(app.view_functions[rule.endpoint], "_spec", {})
+        operation["tags"] = [rule.endpoint.partition(".")[0].capitalize()]
         operation["operationId"] = rule.endpoint.rpartition(".")[2]
         _describe_path(operation)
         _describe_headers(operation, spec)

@@ -6,16 +6,17 @@ envelope: CONTRACT's, or RFC 9457's where it asks for `application/problem+json`
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import orjson
 from apiflask import APIFlask
 from apiflask.exceptions import HTTPError
-from flask import Response, current_app, g, request
+from flask import Response, current_app, request
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 
+from project.app import NamedRequest
 from project.combiner import Overdue, StillUnderway
 from project.extensions import OutcomeUnknown
 from project.users import UsersUnavailable
@@ -204,18 +205,21 @@ BY_STATUS: dict[int, type[ApiError]] = {
 
 def answer(error: ApiError) -> Response:
     """Return the answer that says what went wrong, in the form that the caller asked for."""
-    g.error_code = error.slug
     problem = request.accept_mimetypes.best == PROBLEM_JSON
     body = _problem(error) if problem else envelope(error)
     if error.errors:
         body["errors"] = error.errors
     if error.status >= 500:
-        body["request_id"] = g.request_id
+        body["request_id"] = _request_id()
     response = current_app.response_class(
         orjson.dumps(body), error.status, mimetype=PROBLEM_JSON if problem else "application/json"
     )
     response.headers.update(error.headers)
     return response
+
+
+def _request_id() -> str:
+    return cast(NamedRequest, request).id
 
 
 def envelope(error: ApiError) -> dict[str, Any]:
@@ -292,7 +296,7 @@ def from_users(error: UsersUnavailable) -> Response:
 
 def internal(error: Exception) -> Response:
     """Answer 500 with the request's id; the trace goes to the log and nowhere else."""
-    current_app.logger.error("Request %s failed.", g.request_id, exc_info=error)
+    current_app.logger.error("Request %s failed.", _request_id(), exc_info=error)
     return answer(Internal())
 
 

@@ -1,20 +1,17 @@
 """A request as this API takes it: JSON without ambiguity, no parameter unread, an id of its own."""
 
 import json
-import re
-import uuid
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
-from apiflask import APIFlask
-from flask import Request, Response, current_app, g, request
-from flask.sessions import NullSession, SessionInterface
+from flask import Request, Response, current_app
 
-from project.api.errors import InvalidPayload, InvalidQuery, UnsupportedMediaType
+from project.api.errors import InvalidPayload, InvalidQuery, PayloadTooLarge, UnsupportedMediaType
+from project.app import NamedRequest, Service
 
 REQUEST_ID = "X-Request-ID"
 View = TypeVar("View", bound=Callable[..., Any])
-SHORT_AND_PRINTABLE = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class _Ambiguous(ValueError):
@@ -25,8 +22,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return the object; refuse a name that stands in it twice (RFC 8259, section 4)."""
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in fields if names.count(name) > 1)
+        counted = Counter(name for name, _ in pairs)
+        twice = next(name for name, count in counted.items() if count > 1)
         raise _Ambiguous(f"The name {twice!a} stands twice in one object")
     return fields
 
@@ -35,8 +32,16 @@ def _constant(name: str) -> NoReturn:
     raise _Ambiguous(f"{name} is no JSON")
 
 
-class JsonRequest(Request):
+class JsonRequest(NamedRequest):
     """A request whose body, where it has one, is a JSON object."""
+
+    def _has_no_body(self) -> bool:
+        """Return whether the headers say so already (RFC 9112, section 6.3); HTTP/2 has others."""
+        return (
+            "CONTENT_LENGTH" not in self.environ
+            and "HTTP_TRANSFER_ENCODING" not in self.environ
+            and self.environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
+        )
 
     def get_json(self, *_: Any, cache: bool = True, **__: Any) -> Any:
         """Return the body as a dictionary, or None where it is empty.
@@ -44,7 +49,13 @@ class JsonRequest(Request):
         Raise InvalidPayload where it is anything but a JSON object, and UnsupportedMediaType
         where it does not say that it is one.
         """
+        if self._has_no_body():
+            return None
         body = self.get_data(cache=cache)
+        # Without Content-Length Werkzeug reads up to the limit, and does not look behind it.
+        is_chunked = self.content_length is None and len(body) == self.max_content_length
+        if is_chunked and self.environ["wsgi.input"].read(1):
+            raise PayloadTooLarge
         if not body:
             return None
         if self.mimetype != "application/json":
@@ -60,23 +71,13 @@ class JsonRequest(Request):
         return parsed
 
 
-class NoSession(SessionInterface):
-    """The service keeps no session: opening one costs every request a look for its cookie."""
-
-    _none = NullSession()
-
-    def open_session(self, _app: Any, _request: Any) -> NullSession:
-        """Return the one session, which is nobody's and cannot be written."""
-        return self._none
-
-
 def page(view: View) -> View:
     """Mark a view as a page for people, which takes any query string."""
     view.is_page = True  # type: ignore[attr-defined]
     return view
 
 
-def refuse_unread_parameters() -> None:
+def refuse_unread_parameters(request: Request) -> None:
     """Raise InvalidQuery where the query string has a parameter twice, or one that nobody reads."""
     if not request.query_string or not request.endpoint:
         return
@@ -99,22 +100,15 @@ def _parameters_of(view: Callable[..., Any]) -> set[str]:
     return {name for schema, place in inputs if place == "query" for name in schema.model_fields}
 
 
-def name_request() -> None:
-    """Give the request its id: the caller's, where that is short and printable, or a new one."""
-    sent = request.headers.get(REQUEST_ID)
-    g.request_id = sent if sent and SHORT_AND_PRINTABLE.fullmatch(sent) else uuid.uuid4().hex
+def register(app: Service, origins: list[str]) -> None:
+    """Have every request of the app taken in in this way, and every answer signed."""
+    depends_on_origin = origins != ["*"]
 
+    def sign(request: JsonRequest, response: Response) -> None:
+        response.headers.add(REQUEST_ID, request.id)
+        if depends_on_origin and "HTTP_ORIGIN" not in request.environ:
+            response.headers.add("Vary", "Origin")
 
-def sign_response(response: Response) -> Response:
-    """Have the answer carry the request's id."""
-    response.headers[REQUEST_ID] = g.request_id
-    return response
-
-
-def register(app: APIFlask) -> None:
-    """Have every request of the app taken in this way."""
     app.request_class = JsonRequest
-    app.session_interface = NoSession()
-    app.before_request(name_request)
-    app.before_request(refuse_unread_parameters)
-    app.after_request(sign_response)
+    app.take_in = refuse_unread_parameters
+    app.complete = sign

@@ -148,7 +148,6 @@ class TestOverflowAmongNeighbours(CounterTestCase):
         self.assertEqual(sorted(answer.status_code for answer in answers), [200] * 24 + [409] * 8)
         self.assertEqual((self.value("full"), self.value()), (LARGEST, 24))
 
-
     def test_is_found_on_the_way_even_where_the_sum_of_a_batch_fits(self):
         add_counter("full", LARGEST)
         batch = [Write(Addition({"full": 1})), Write(Addition({"full": -1}))]

@@ -1,0 +1,71 @@
+"""Flask, without what no request of this service needs.
+
+Flask is made for any application. This one has no coroutines, no subdomains, no session, one
+thing to do before a request and one after it; to look for all else costs each request about as
+much as to serve it. The overrides are of Flask 3.1, which pyproject.toml holds fast.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+from apiflask import APIFlask
+from flask import Request, Response
+from flask.globals import request_ctx
+from flask.sessions import NullSession, SessionInterface
+from werkzeug.routing import MapAdapter
+
+SHORT_AND_PRINTABLE = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class NoSession(SessionInterface):
+    """A session that is nobody's: opening a real one costs every request a look for its cookie."""
+
+    _none = NullSession()
+
+    def open_session(self, _app: Any, _request: Any) -> NullSession:
+        """Return the one session, which cannot be written."""
+        return self._none
+
+
+class NamedRequest(Request):
+    """A request with an id, by which the log and the caller speak of it."""
+
+    @cached_property
+    def id(self) -> str:
+        """The caller's id for the request, where that is short and printable, or a new one."""
+        sent = self.environ.get("HTTP_X_REQUEST_ID")
+        return sent if sent and SHORT_AND_PRINTABLE.fullmatch(sent) else os.urandom(16).hex()
+
+
+class Service(APIFlask):
+    """The WSGI application."""
+
+    session_interface = NoSession()
+    # What takes a request in, and may refuse it; and what completes its answer.
+    take_in: Callable[[Any], None]
+    complete: Callable[[Any, Response], None]
+
+    def ensure_sync(self, func: Any) -> Any:
+        """Return the function: none of ours is a coroutine, and to ask each time costs."""
+        return func
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """Return what finds the view of a request: by its path, whatever its host."""
+        if request is None:
+            return super().create_url_adapter(None)
+        return MapAdapter(self.url_map, "", "/", "", request.scheme, request.path, request.method)
+
+    def preprocess_request(self) -> None:
+        """Take the request in."""
+        self.take_in(request_ctx.request)
+
+    def process_response(self, response: Response) -> Response:
+        """Complete the answer; Flask-CORS sees it where there is an origin to allow."""
+        request = request_ctx.request
+        self.complete(request, response)
+        if "HTTP_ORIGIN" in request.environ:
+            return super().process_response(response)
+        return response

@@ -1,0 +1,312 @@
+"""The settings: what each environment takes, and what it says about a wrong one."""
+
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from unittest import TestCase, mock
+
+from project import create_app
+from project.config import (
+    BaseConfig,
+    DevelopmentConfig,
+    ProductionConfig,
+    SettingError,
+    Settings,
+    StagingConfig,
+    TestingConfig,
+    chosen,
+    kept_secret,
+)
+
+ROOT = Path(__file__).parent.parent.parent
+SECRET = "a secret of these tests, long enough"
+PASSWORD = "hunter2"
+URL = f"postgresql://somebody:{PASSWORD}@127.0.0.1:1/scores"
+# What an environment has to be told. An app asks no database until somebody asks the app.
+TOLD = {
+    "SECRET_KEY": SECRET,
+    "SQLALCHEMY_DATABASE_URI": URL,
+    "USERS_SERVICE_URL": None,
+    "CORS_ORIGINS": "https://learn.example.org",
+    "HOST": "127.0.0.1",
+    "PORT": "5002",
+    "WORKERS": "2",
+    "THREADS": "4",
+    "LOG_LEVEL": "INFO",
+    "STATEMENT_TIMEOUT_SECONDS": "2.5",
+}
+
+
+def app_with(base=ProductionConfig, **settings):
+    return create_app(type("ToldConfig", (base,), TOLD | settings))
+
+
+def refusal(start):
+    """Return what a start is refused with, or nothing where it is not."""
+    try:
+        start()
+    except SettingError as error:
+        return error.message
+    return ""
+
+
+def texts_of(config):
+    return {name: getattr(config, name) for name in dir(config) if name.isupper()}
+
+
+class TestClasses(TestCase):
+    def test_say_what_they_are_for(self):
+        for config, debug, testing, self_sufficient in [
+            (BaseConfig, False, False, False),
+            (DevelopmentConfig, True, False, True),
+            (TestingConfig, True, True, True),
+            (StagingConfig, False, False, False),
+            (ProductionConfig, False, False, False),
+        ]:
+            with self.subTest(config.__name__):
+                self.assertEqual(
+                    (config.DEBUG, config.TESTING, config.SELF_SUFFICIENT),
+                    (debug, testing, self_sufficient),
+                )
+
+    def test_make_an_app_by_their_names(self):
+        for name in ("DevelopmentConfig", "TestingConfig", "StagingConfig", "ProductionConfig"):
+            told = mock.patch.multiple(f"project.config.{name}", create=True, **TOLD)
+            with self.subTest(name), told:
+                app = create_app(f"project.config.{name}")
+
+                self.assertEqual(app.testing, name == "TestingConfig")
+                self.assertEqual(app.extensions["settings"].secret_key, SECRET)
+
+    def test_are_chosen_by_app_settings(self):
+        for said, name in [
+            ({"APP_SETTINGS": "project.config.StagingConfig"}, "project.config.StagingConfig"),
+            ({"APP_SETTINGS": ""}, "project.config.DevelopmentConfig"),
+            ({}, "project.config.DevelopmentConfig"),
+        ]:
+            with self.subTest(said), mock.patch.dict(os.environ, said, clear=True):
+                self.assertEqual(chosen(), name)
+
+
+class TestDatabaseUrl(TestCase):
+    def test_may_have_either_scheme(self):
+        """Both reach PostgreSQL through the driver that is installed."""
+        for scheme in ("postgres", "postgresql", "postgresql+psycopg2"):
+            with self.subTest(scheme):
+                app = app_with(SQLALCHEMY_DATABASE_URI=URL.replace("postgresql", scheme))
+
+                url = app.extensions["settings"].postgres_url
+                self.assertEqual(url.drivername, "postgresql+psycopg2")
+                self.assertEqual((url.host, url.port, url.database), ("127.0.0.1", 1, "scores"))
+                self.assertEqual(url.password, PASSWORD)
+
+    def test_is_refused_where_it_is_none(self):
+        for wrong in [
+            f"mysql://somebody:{PASSWORD}@localhost/scores",
+            f"sqlite:///{PASSWORD}",
+            f"mongodb://somebody:{PASSWORD}@localhost",
+            PASSWORD,
+            f"://{PASSWORD}",
+            f"postgresql:{PASSWORD}",
+            f"postgresql://somebody:{PASSWORD}@localhost:port/scores",
+            f"postgresql://somebody@localhost:{PASSWORD}/scores",
+        ]:
+            with self.subTest(wrong):
+                sentence = refusal(lambda wrong=wrong: app_with(SQLALCHEMY_DATABASE_URI=wrong))
+
+                self.assertRegex(sentence, "^The setting DATABASE_URL is wrong: [^\n]*[.]$")
+                self.assertNotIn(PASSWORD, sentence)
+
+    def test_has_another_name_in_tests(self):
+        with self.assertRaisesRegex(SettingError, "The setting DATABASE_TEST_URL is wrong"):
+            app_with(TestingConfig, SQLALCHEMY_DATABASE_URI="mysql://localhost")
+
+
+class TestSettings(TestCase):
+    def assert_named(self, name, word, base=ProductionConfig, **settings):
+        """Assert that the start stops with one sentence that names the setting."""
+        sentence = refusal(lambda: app_with(base, **settings))
+        self.assertRegex(sentence, f"^The setting {name} is {word}: [^\n]*[.]$")
+        self.assertNotIn(PASSWORD, sentence)
+        self.assertNotIn(SECRET, sentence)
+
+    def test_are_needed_where_it_counts(self):
+        """Missing and empty are the same."""
+        for base in (StagingConfig, ProductionConfig):
+            for key, name in [
+                ("SECRET_KEY", "SECRET_KEY"),
+                ("SQLALCHEMY_DATABASE_URI", "DATABASE_URL"),
+                ("CORS_ORIGINS", "CORS_ORIGINS"),
+            ]:
+                for nothing in (None, ""):
+                    with self.subTest(base.__name__, key=key, nothing=nothing):
+                        self.assert_named(name, "missing", base, **{key: nothing})
+
+    def test_are_not_needed_for_developing(self):
+        for base in (DevelopmentConfig, TestingConfig):
+            with self.subTest(base.__name__), tempfile.TemporaryDirectory() as folder:
+                said = {**TOLD, "SECRET_KEY": None, "SQLALCHEMY_DATABASE_URI": None}
+                config = {**texts_of(base), **said, "CORS_ORIGINS": "*"}
+
+                settings = Settings.of(config, Path(folder))
+
+                self.assertIsNone(settings.postgres_url)
+                self.assertEqual(settings.secret_key, kept_secret(Path(folder)))
+
+    def test_are_checked(self):
+        """Everywhere, also where a default would have served."""
+        for base in (DevelopmentConfig, ProductionConfig):
+            for name, wrong in [
+                ("WORKERS", "abc"),
+                ("WORKERS", "0"),
+                ("WORKERS", "-1"),
+                ("WORKERS", "1.5"),
+                ("WORKERS", "1000000"),
+                ("THREADS", "many"),
+                ("THREADS", "0"),
+                ("PORT", "0"),
+                ("PORT", "65536"),
+                ("PORT", "http"),
+                ("LOG_LEVEL", "LOUD"),
+                ("STATEMENT_TIMEOUT_SECONDS", "soon"),
+                ("STATEMENT_TIMEOUT_SECONDS", "0"),
+                ("STATEMENT_TIMEOUT_SECONDS", "-1"),
+                ("STATEMENT_TIMEOUT_SECONDS", "nan"),
+                ("STATEMENT_TIMEOUT_SECONDS", "inf"),
+                ("USERS_SERVICE_URL", "users-service:5000"),
+                ("USERS_SERVICE_URL", "ftp://users-service"),
+                ("USERS_SERVICE_URL", "http://"),
+                ("USERS_SERVICE_URL", f"http://users:{PASSWORD}x"),
+                ("CORS_ORIGINS", "learn.example.org"),
+                ("CORS_ORIGINS", "https://learn.example.org,"),
+                ("CORS_ORIGINS", "https://learn.example.org,*"),
+                ("SECRET_KEY", PASSWORD),
+                ("SECRET_KEY", "x" * 31),
+            ]:
+                with self.subTest(base.__name__, name=name, wrong=wrong):
+                    self.assert_named(name, "wrong", base, **{name: wrong})
+
+    def test_count_the_bytes_of_the_secret(self):
+        app = app_with(SECRET_KEY="\N{SNOWMAN}" * 11)
+
+        self.assertEqual(len(app.extensions["settings"].secret_key.encode()), 33)
+
+    def test_may_be_as_they_are_in_development(self):
+        settings = app_with(CORS_ORIGINS=" https://a.example , http://b.example:3000/ ").extensions[
+            "settings"
+        ]
+
+        self.assertEqual(settings.cors_origins, ["https://a.example", "http://b.example:3000"])
+        self.assertEqual((settings.port, settings.workers, settings.threads), (5002, 2, 4))
+        self.assertEqual(app_with(CORS_ORIGINS="*").extensions["settings"].cors_origins, ["*"])
+
+    def test_name_a_configuration(self):
+        for wrong in (
+            "project.config.NoSuchConfig",
+            "project.nowhere.Config",
+            "nonsense",
+            "project.config",
+            "project.config.SHORTEST_SECRET",
+            "project.config.Settings",
+            "project..config",
+            ".",
+            "; import os",
+        ):
+            with self.subTest(wrong):
+                sentence = refusal(lambda wrong=wrong: create_app(wrong))
+
+                self.assertRegex(sentence, "^The setting APP_SETTINGS is wrong: [^\n]*[.]$")
+                self.assertIn(wrong, sentence)
+
+    def test_show_no_secret(self):
+        settings = app_with().extensions["settings"]
+
+        for shown in (repr(settings), str(settings)):
+            self.assertIn("workers=2", shown)
+            self.assertNotIn(SECRET, shown)
+            self.assertNotIn(PASSWORD, shown)
+
+
+class TestKeptSecret(TestCase):
+    def setUp(self):
+        self.folder = Path(self.enterContext(tempfile.TemporaryDirectory())) / "not yet" / "there"
+
+    def test_is_made_once(self):
+        first = kept_secret(self.folder)
+        second = kept_secret(self.folder)
+
+        self.assertEqual(first, second)
+        self.assertGreaterEqual(len(first), 32)
+        self.assertEqual([path.name for path in self.folder.iterdir()], ["secret_key"])
+
+    def test_is_another_one_elsewhere(self):
+        self.assertNotEqual(kept_secret(self.folder), kept_secret(self.folder / "else"))
+
+    def test_is_for_its_owner_only(self):
+        before = os.umask(0)
+        self.addCleanup(os.umask, before)
+
+        kept_secret(self.folder)
+
+        mode = (self.folder / "secret_key").stat().st_mode
+        self.assertEqual(stat.S_IMODE(mode), 0o600)
+
+    def test_is_the_same_for_all_who_come_at_once(self):
+        """In each of 20 empty folders 8 threads find one secret, whole."""
+        for number in range(20):
+            folder, start = self.folder / str(number), Barrier(8)
+
+            def keep(_, folder=folder, start=start):
+                start.wait()
+                return kept_secret(folder)
+
+            with ThreadPoolExecutor(8) as pool:
+                secrets = set(pool.map(keep, range(8)))
+
+            self.assertEqual(secrets, {kept_secret(folder)})
+            self.assertEqual([path.name for path in folder.iterdir()], ["secret_key"])
+
+
+class TestCommandLine(TestCase):
+    WELL = {
+        "APP_SETTINGS": "project.config.ProductionConfig",
+        "DATABASE_URL": URL,
+        "SECRET_KEY": SECRET,
+        "CORS_ORIGINS": "*",
+    }
+    WRONG = [
+        (["serve"], "WORKERS", {"WORKERS": "abc"}),
+        (["db", "upgrade"], "SECRET_KEY", {"SECRET_KEY": PASSWORD}),
+        (["recreate_db", "--force"], "DATABASE_URL", {"DATABASE_URL": f"mysql://{PASSWORD}@x/y"}),
+        (["serve"], "APP_SETTINGS", {"APP_SETTINGS": "project.config.NoSuchConfig"}),
+    ]
+
+    def manage(self, arguments, **settings):
+        kept = {name: os.environ[name] for name in os.environ if name not in texts_of(BaseConfig)}
+        return subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=ROOT,
+            env=kept | self.WELL | settings,
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=60,
+        )
+
+    def test_stops_with_one_sentence(self):
+        """Exit code 1, one line that names the setting, no trace, and nothing that is secret."""
+        with ThreadPoolExecutor(2) as pool:
+            ends = list(pool.map(lambda wrong: self.manage(wrong[0], **wrong[2]), self.WRONG))
+
+        for (arguments, name, _), end in zip(self.WRONG, ends, strict=True):
+            with self.subTest(arguments, name=name):
+                self.assertEqual((end.returncode, end.stdout), (1, ""))
+                [line] = end.stderr.splitlines()
+                self.assertIn(f"The setting {name} is ", line)
+                self.assertNotIn(SECRET, line)
+                self.assertNotIn(PASSWORD, line)

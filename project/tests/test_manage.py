@@ -1,0 +1,409 @@
+"""The command line: what each command does, and that its exit code tells the truth."""
+
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from unittest import TestCase, mock
+
+import psutil
+import urllib3
+from click.testing import CliRunner
+from flask.cli import ScriptInfo
+from sqlalchemy import func, select
+
+from manage import cli
+from project import create_app, db, migration
+from project.api.counter.models import Counter
+from project.api.scores.models import Score
+from project.config import DevelopmentConfig, ProductionConfig, StagingConfig
+from project.server import GRACE_SECONDS as WORKERS_GRACE_SECONDS
+from project.tests.base import BaseTestCase, empty_tables
+from project.tests.test_migration import empty_database
+from project.tests.test_postgres import (
+    GRACE_SECONDS,
+    ROOT,
+    answers,
+    environment,
+    free_port,
+    house,
+    is_alive,
+    postmaster,
+    wait_until,
+)
+from project.tests.utils import add_score
+
+SECRET = "the secret of these tests, which is long enough"
+
+
+class ManageTestCase(BaseTestCase):
+    def manage(self, *arguments):
+        """Run a command in this process, on the current app."""
+        return CliRunner().invoke(cli, arguments, obj=ScriptInfo(create_app=lambda: self.app))
+
+    def count(self, what):
+        with db.engine.connect() as connection:
+            return connection.scalar(select(func.count()).select_from(what))
+
+
+class TestHelp(ManageTestCase):
+    def test_names_every_command(self):
+        result = self.manage("--help")
+
+        self.assertEqual(result.exit_code, 0)
+        for name in (
+            "cov",
+            "db",
+            "issue_token",
+            "recreate_db",
+            "run",
+            "seed_db",
+            "serve",
+            "test",
+        ):
+            self.assertRegex(result.output, rf"(?m)^  {name} +[A-Z]")
+
+    def test_writes_all_names_with_underscores(self):
+        for name in cli.list_commands(mock.Mock()):
+            self.assertRegex(name, "^[a-z_]+$")
+
+    def test_knows_no_other_command(self):
+        for arguments in (["recreate-db"], ["nonsense"], ["serve", "--nonsense"]):
+            with self.subTest(arguments):
+                self.assertEqual(self.manage(*arguments).exit_code, 2)
+
+
+class TestIssueToken(ManageTestCase):
+    def issue(self, *arguments):
+        result = self.manage("issue_token", *arguments)
+        self.assertEqual(result.exit_code, 0, result.output)
+        return {"Authorization": f"Bearer {result.stdout.strip()}"}
+
+    def test_prints_a_token_that_is_good(self):
+        """It and nothing else, so that a script can take it as it is."""
+        headers = self.issue("--user-id", "7")
+
+        answer = self.client.get("/ping", headers=headers)
+
+        self.assertEqual((answer.status_code, answer.get_json()["message"]), (200, "pong!"))
+
+    def test_gives_the_roles_it_is_told(self):
+        for flags, deletes, acts_for_others in [
+            ([], False, False),
+            (["--admin"], True, True),
+            (["--service"], False, True),
+            (["--admin", "--service"], True, True),
+        ]:
+            with self.subTest(flags):
+                headers = self.issue("--user-id", "7", *flags)
+                body = {"exercise_id": 1, "correct": True, "user_id": 123}
+
+                written = self.client.patch("/scores", json=body, headers=headers)
+                deleted = self.client.delete("/scores/999", headers=headers)
+
+                self.assertEqual(written.status_code in {200, 201}, acts_for_others)
+                self.assertEqual(deleted.status_code, 404 if deletes else 403)
+
+    def test_lets_it_end(self):
+        headers = self.issue("--user-id", "7", "--days", "0")
+
+        self.assertEqual(self.client.get("/ping", headers=headers).status_code, 401)
+
+    def test_refuses_a_user_that_cannot_be(self):
+        for user_id in ("0", "-1", "abc", str(2**63), ""):
+            with self.subTest(user_id):
+                self.assertEqual(self.manage("issue_token", "--user-id", user_id).exit_code, 2)
+        self.assertEqual(self.manage("issue_token").exit_code, 2)
+
+
+class TestSeedDb(ManageTestCase):
+    def test_makes_as_many_scores_as_asked_and_some_counters(self):
+        for count in (1, 250):
+            with self.subTest(count):
+                empty_tables()
+
+                result = self.manage("seed_db", "--scores", str(count))
+
+                self.assertEqual(result.exit_code, 0, result.output)
+                self.assertEqual(self.count(Score), count)
+                self.assertGreaterEqual(self.count(Counter), 3)
+
+    def test_makes_believable_ones(self):
+        """Several learners, most of whom solve the first exercises and fewer the later ones."""
+        self.manage("seed_db", "--scores", "2000")
+
+        learners = self.count(select(Score.user_id).distinct().subquery())
+        exercises = self.count(select(Score.exercise_id).distinct().subquery())
+        correct = self.count(select(Score.id).where(Score.correct).subquery())
+        solved = self.count(select(Score.id).where(Score.solved_at.is_not(None)).subquery())
+        self.assertGreater(learners, 10)
+        self.assertGreater(exercises, 10)
+        self.assertTrue(400 < correct < 1800, correct)
+        self.assertEqual(solved, correct)
+        answer = self.client.get("/counters")
+        values = [counter["value"] for counter in answer.get_json()["data"]["counters"]]
+        self.assertTrue(all(value > 0 for value in values), values)
+
+    def test_refuses_to_make_none(self):
+        for count in ("0", "-1", "many"):
+            with self.subTest(count):
+                self.assertEqual(self.manage("seed_db", "--scores", count).exit_code, 2)
+
+
+class TestRecreateDb(ManageTestCase):
+    def setUp(self):
+        super().setUp()
+        self.url = self.enterContext(empty_database())
+
+    def enter(self, base):
+        """Enter the context of an app of that environment on a database with one score."""
+        known = {
+            "SQLALCHEMY_DATABASE_URI": self.url,
+            "SECRET_KEY": SECRET,
+            "CORS_ORIGINS": "*",
+            "USERS_SERVICE_URL": None,
+        }
+        self.app = create_app(type("ManagedConfig", (base,), known))
+        self.enterContext(self.app.app_context())
+        self.addCleanup(db.engine.dispose)
+        self.client = self.app.test_client()
+        migration.recreate()
+        add_score()
+        db.session.remove()
+
+    def test_empties_a_database_for_developing(self):
+        self.enter(DevelopmentConfig)
+
+        result = self.manage("recreate_db")
+
+        self.assertEqual(result.exit_code, 0, result.output)
+        self.assertEqual(self.count(Score), 0)
+
+    def test_refuses_where_the_data_count(self):
+        for base in (StagingConfig, ProductionConfig):
+            with self.subTest(base.__name__):
+                self.enter(base)
+
+                result = self.manage("recreate_db")
+
+                self.assertEqual(result.exit_code, 1)
+                self.assertIn("--force", result.output)
+                self.assertEqual(self.count(Score), 1)
+
+    def test_does_it_where_it_is_forced(self):
+        self.enter(ProductionConfig)
+
+        result = self.manage("recreate_db", "--force")
+
+        self.assertEqual(result.exit_code, 0, result.output)
+        self.assertEqual(self.count(Score), 0)
+        self.assertEqual(self.client.get("/ready").status_code, 200)
+
+
+class TestTest(TestCase):
+    MODULES = {
+        "passing": "def test_it(self): pass",
+        "failing": "def test_it(self): self.fail()",
+        "erring": "def test_it(self): raise RuntimeError",
+        "empty": "def no_test(self): pass",
+        "broken": "def test_it(self) pass",
+    }
+
+    def setUp(self):
+        self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        for name, body in self.MODULES.items():
+            lines = "from unittest import TestCase", "class TestIt(TestCase):", f"    {body}"
+            (self.folder / f"{name}_tests.py").write_text("\n".join(lines))
+
+    def run_in_a_process(self, *names):
+        return subprocess.run(
+            [sys.executable, "manage.py", "test", *names],
+            cwd=ROOT,
+            env=environment(PYTHONPATH=str(self.folder)),
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=2 * GRACE_SECONDS,
+        )
+
+    def run_here(self, *names):
+        with mock.patch.object(sys, "path", [str(self.folder), *sys.path]):
+            return CliRunner().invoke(cli, ["test", *names])
+
+    def test_ends_with_1_for_a_failing_test(self):
+        end = self.run_in_a_process("passing_tests", "failing_tests")
+
+        self.assertEqual(end.returncode, 1)
+        self.assertIn("Ran 2 tests", end.stderr)
+        self.assertIn("FAILED (failures=1)", end.stderr)
+
+    def test_ends_with_0_only_where_all_went_well(self):
+        for names, code in [
+            (["passing_tests"], 0),
+            (["passing_tests.TestIt.test_it"], 0),
+            (["passing_tests", "empty_tests"], 0),
+            (["erring_tests"], 1),
+            (["broken_tests"], 1),
+            (["passing_tests", "broken_tests"], 1),
+            (["no_such_tests"], 1),
+            (["passing_tests.TestIt.test_another"], 1),
+            (["project/tests/no_such_test.py"], 1),
+        ]:
+            with self.subTest(names):
+                self.assertEqual(self.run_here(*names).exit_code, code)
+
+    def test_ends_with_1_where_there_is_no_test(self):
+        end = self.run_here("empty_tests")
+
+        self.assertEqual(end.exit_code, 1)
+        self.assertIn("Ran 0 tests", end.output)
+
+
+class TestServe(TestCase):
+    """One server for all of these; who ends it leaves it to the next to start another one."""
+
+    server = None
+
+    @classmethod
+    def setUpClass(cls):
+        cls.place = cls.enterClassContext(house())
+        cls.addClassCleanup(cls.kill)
+
+    @classmethod
+    def kill(cls):
+        """End whatever is left of the server, should it not have ended by itself."""
+        if cls.server is None:
+            return
+        family = psutil.Process(cls.server.pid).children(recursive=True)
+        cls.server.terminate()
+        try:
+            cls.server.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            for process in [*family, cls.server]:
+                process.kill()
+        cls.server = None
+
+    def setUp(self):
+        if self.server is None:
+            type(self).port = free_port()
+            type(self).server = self.start(self.port)
+        self.address = f"http://127.0.0.1:{self.port}"
+        wait_until(lambda: self.server.poll() is not None or answers(f"{self.address}/ready"))
+        self.assertIsNone(self.server.poll(), self.said())
+
+    def start(self, port):
+        (self.place / "said").unlink(missing_ok=True)
+        with (self.place / f"said-{port}").open("w") as said:
+            (self.place / "said").symlink_to(f"said-{port}")
+            return subprocess.Popen(
+                [sys.executable, "-m", "manage", "serve"],
+                cwd=self.place,
+                env=environment(
+                    APP_SETTINGS="project.config.DevelopmentConfig",
+                    PORT=str(port),
+                    WORKERS="2",
+                    THREADS="4",
+                ),
+                stdout=said,
+                stderr=said,
+            )
+
+    def said(self):
+        return (self.place / "said").read_text()
+
+    def workers(self):
+        """Return the numbers of the worker processes."""
+        children = psutil.Process(self.server.pid).children()
+        return {child.pid for child in children if is_worker(child)}
+
+    def request(self, method, path, **options):
+        return urllib3.request(
+            method, f"{self.address}{path}", retries=False, timeout=GRACE_SECONDS, **options
+        )
+
+    def test_has_migrated_the_empty_database_and_is_ready(self):
+        answer = self.request("GET", "/ready")
+
+        self.assertEqual(answer.status, 200)
+        self.assertEqual(answer.json()["data"]["schema_version"], migration.HEAD)
+        self.assertEqual(self.request("GET", "/scores").json()["data"]["scores"], [])
+
+    def test_says_where_it_is_and_gives_a_token_that_works(self):
+        wait_until(lambda: "curl" in self.said())
+
+        token = re.search("Bearer ([^']+)'", self.said())[1]
+        answer = self.request("GET", "/ping", headers={"Authorization": f"Bearer {token}"})
+        self.assertEqual(answer.status, 200)
+        self.assertIn(f"http://localhost:{self.port}", self.said())
+        self.assertIn("/docs", self.said())
+
+    def test_has_as_many_workers_as_it_is_told(self):
+        wait_until(lambda: len(self.workers()) == 2)
+
+    def test_refuses_chunks_beyond_the_limit(self):
+        """A body that does not say how long it is is counted while it comes."""
+        wait_until(lambda: "curl" in self.said())
+        token = re.search("Bearer ([^']+)'", self.said())[1]
+        chunks = [b'{"exercise_id": 1, "correct": true}', *[b" " * 65536] * 17]
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+
+        answer = self.request("POST", "/scores", body=iter(chunks), headers=headers)
+
+        self.assertEqual((answer.status, answer.json()["code"]), (413, "payload_too_large"))
+
+    def test_replaces_a_worker_that_was_killed(self):
+        """The database of the service survives it."""
+        workers = wait_until(lambda: len(self.workers()) == 2 and self.workers())
+        database = postmaster(self.place / "instance" / "postgres")
+        killed = min(workers)
+
+        psutil.Process(killed).kill()
+
+        wait_until(lambda: len(self.workers() - {killed}) == 2)
+        wait_until(lambda: answers(f"{self.address}/ready"))
+        self.assertIsNone(self.server.poll(), self.said())
+        self.assertEqual(postmaster(self.place / "instance" / "postgres"), database)
+
+    def test_refuses_a_port_that_is_taken(self):
+        """One sentence, and no exit code 0; the server that has it goes on."""
+        end = subprocess.run(
+            [sys.executable, "-m", "manage", "serve"],
+            cwd=self.place,
+            env=environment(PORT=str(self.port)),
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=2 * GRACE_SECONDS,
+        )
+
+        self.assertEqual((end.returncode, end.stdout), (1, ""))
+        [line] = end.stderr.splitlines()
+        self.assertIn(str(self.port), line)
+        self.assertIn("PORT", line)
+        self.assertTrue(answers(f"{self.address}/ready"))
+
+    def test_stops_when_it_is_told_and_leaves_nothing_behind(self):
+        """SIGTERM: exit code 0 within the time of grace; workers and database are gone."""
+        wait_until(lambda: len(self.workers()) == 2)
+        family = [child.pid for child in psutil.Process(self.server.pid).children(recursive=True)]
+        family.append(postmaster(self.place / "instance" / "postgres"))
+        started_at = time.monotonic()
+
+        self.server.send_signal(signal.SIGTERM)
+        code = self.server.wait(GRACE_SECONDS)
+
+        type(self).server = None
+        self.assertEqual(code, 0, self.said())
+        self.assertLess(time.monotonic() - started_at, WORKERS_GRACE_SECONDS)
+        wait_until(lambda: not any(is_alive(pid) for pid in family))
+        self.assertFalse(answers(f"{self.address}/health"))
+
+
+def is_worker(process):
+    try:
+        return any("spawn_main" in argument for argument in process.cmdline())
+    except psutil.Error:
+        return False

@@ -1,0 +1,533 @@
+"""Which PostgreSQL: the embedded one and its life, and the service while none answers."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from unittest import TestCase, mock
+
+import psutil
+import psycopg2
+import urllib3
+from sqlalchemy import text
+
+from project import create_app, db, migration
+from project.config import TestingConfig
+from project.postgres import EmbeddedPostgres
+from project.tests.base import BaseTestCase
+from project.users import User
+
+ROOT = Path(__file__).parent.parent.parent
+SECRET = "the secret of these tests, which is long enough"
+# How late anything may be on a machine that is busy with other things.
+GRACE_SECONDS = 30
+# How soon "at once" is, there.
+AT_ONCE_SECONDS = 1.9
+
+# A process that uses the database of a folder, and does what it is told line by line.
+PROGRAM = """
+import sys
+from pathlib import Path
+import psycopg2
+from project.postgres import EmbeddedPostgres
+
+server = EmbeddedPostgres(Path(sys.argv[1]))
+print("here", flush=True)
+while line := sys.stdin.readline().strip():
+    if line == "fail":
+        raise RuntimeError("as it was told")
+    url = server.url
+    connection = psycopg2.connect(host=url.query["host"], user=url.username, dbname=url.database)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(line)
+        print(*cursor.fetchone(), flush=True)
+    connection.close()
+"""
+
+
+def wait_until(holds):
+    """Wait until it is true and return what was; fail where it does not come true in time."""
+    deadline = time.monotonic() + GRACE_SECONDS
+    while not (what := holds()):
+        if time.monotonic() > deadline:
+            raise AssertionError("it did not come true in time")
+        time.sleep(0.01)
+    return what
+
+
+def is_alive(pid):
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def postmaster(folder):
+    """Return the number of the server that runs in a folder, or None."""
+    with suppress(FileNotFoundError, ValueError, IndexError):
+        return int((folder / "postmaster.pid").read_text().splitlines()[0])
+    return None
+
+
+def answers(address):
+    """Return whether a server answers there, and with 200."""
+    with suppress(urllib3.exceptions.HTTPError):
+        return urllib3.request("GET", address, retries=False, timeout=GRACE_SECONDS).status == 200
+    return False
+
+
+def free_port():
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        return server.getsockname()[1]
+
+
+@contextmanager
+def house():
+    """Give a folder with this code as its own, where it keeps its own database and secret."""
+    with tempfile.TemporaryDirectory(prefix="house-", ignore_cleanup_errors=True) as folder:
+        for name in ("project", "migrations", "manage.py"):
+            (Path(folder) / name).symlink_to(ROOT / name)
+        yield Path(folder)
+
+
+def environment(**settings):
+    """Return the environment of a command: nothing but the code is shared with this process."""
+    ours = {name: getattr(TestingConfig, name) for name in dir(TestingConfig) if name.isupper()}
+    others = {"APP_SETTINGS", "DATABASE_URL", "DATABASE_TEST_URL"}
+    kept = {key: value for key, value in os.environ.items() if key not in ours.keys() | others}
+    return kept | settings
+
+
+class Process:
+    """A process of its own that uses the embedded database of a folder."""
+
+    def __init__(self, folder):
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(folder)],
+            cwd=ROOT,
+            env=environment(),
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def run(self, statement):
+        """Have it run a statement, and return what came of it."""
+        self._process.stdin.write(f"{statement}\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def arrive(self):
+        if self._answer() != "here":
+            raise AssertionError("the process did not come up")
+
+    def _answer(self):
+        return self._process.stdout.readline().strip()
+
+    def leave(self, last_word=""):
+        """Have it end, and return its exit code."""
+        if self._process.returncode is None:
+            with suppress(BrokenPipeError):
+                self._process.communicate(f"{last_word}\n", timeout=GRACE_SECONDS)
+        return self._process.returncode
+
+    def kill(self):
+        self._process.kill()
+        self._process.communicate()
+
+
+class EmbeddedTestCase(TestCase):
+    def setUp(self):
+        parent = self.enterContext(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+        self.folder = Path(parent) / "postgres"
+
+    def processes(self, count):
+        """Return that many processes, which have started nothing yet."""
+        processes = [Process(self.folder) for _ in range(count)]
+        for process in processes:
+            self.addCleanup(process.leave)
+            process.arrive()
+        return processes
+
+    def embedded(self, folder):
+        """Return a server in this process that is thrown away after the test."""
+        server = EmbeddedPostgres(folder, thrown_away=True)
+        self.addCleanup(lambda: server._server and server._server.cleanup())
+        return server
+
+    def ask(self, server, statement="SELECT 1"):
+        url = server.url
+        opened = psycopg2.connect(host=url.query["host"], user=url.username, dbname=url.database)
+        with closing(opened) as connection, connection, connection.cursor() as cursor:
+            cursor.execute(statement)
+            return cursor.fetchone()[0]
+
+    def assert_stopped(self, pid):
+        wait_until(lambda: not is_alive(pid))
+        self.assertIsNone(postmaster(self.folder))
+
+
+class TestLife(EmbeddedTestCase):
+    def test_begins_when_it_is_asked_for_and_ends_with_the_last_who_uses_it(self):
+        first, second = self.processes(2)
+        self.assertFalse(self.folder.exists())
+
+        first.run("SELECT 1")
+        pid = postmaster(self.folder)
+        second.run("SELECT 1")
+
+        self.assertEqual(postmaster(self.folder), pid)
+        self.assertEqual(first.leave(), 0)
+        self.assertTrue(is_alive(pid))
+        self.assertEqual(second.run("SELECT 7"), "7")
+        self.assertEqual(second.leave(), 0)
+        self.assert_stopped(pid)
+
+    def test_ends_with_an_exception_and_keeps_its_data(self):
+        first, second = self.processes(2)
+
+        first.run("CREATE TABLE kept AS SELECT 7 AS it; SELECT it FROM kept")
+        pid = postmaster(self.folder)
+
+        self.assertEqual(first.leave("fail"), 1)
+        self.assert_stopped(pid)
+        self.assertEqual(second.run("SELECT it FROM kept"), "7")
+
+    def test_ends_with_the_next_process_after_one_was_killed(self):
+        first, second = self.processes(2)
+        first.run("SELECT 1")
+        pid = postmaster(self.folder)
+
+        first.kill()
+
+        self.assertTrue(is_alive(pid))
+        self.assertEqual(second.run("SELECT 7"), "7")
+        self.assertEqual(postmaster(self.folder), pid)
+        self.assertEqual(second.leave(), 0)
+        self.assert_stopped(pid)
+
+    def test_ends_with_the_last_process_where_another_was_killed(self):
+        first, second = self.processes(2)
+        first.run("SELECT 1")
+        second.run("SELECT 1")
+        pid = postmaster(self.folder)
+
+        first.kill()
+
+        self.assertEqual(second.run("SELECT 7"), "7")
+        self.assertEqual(second.leave(), 0)
+        self.assert_stopped(pid)
+
+    def test_ends_with_a_command_that_is_told_to_end(self):
+        """SIGTERM, as Docker and systemd send it; also its children are gone."""
+        place = self.enterContext(house())
+        port = free_port()
+        said = (place / "said").open("w")
+        self.addCleanup(said.close)
+        settings = {"APP_SETTINGS": "project.config.DevelopmentConfig", "PORT": str(port)}
+        command = subprocess.Popen(
+            [sys.executable, "-m", "manage", "run"],
+            cwd=place,
+            env=environment(**settings),
+            stdout=said,
+            stderr=said,
+        )
+        self.addCleanup(command.wait)
+        self.addCleanup(command.kill)
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/ready"))
+        pid = postmaster(place / "instance" / "postgres")
+        family = psutil.Process(command.pid).children(recursive=True)
+
+        command.send_signal(signal.SIGTERM)
+
+        self.assertIn(command.wait(GRACE_SECONDS), (0, 128 + signal.SIGTERM))
+        wait_until(lambda: not any(is_alive(number) for number in [pid, *(p.pid for p in family)]))
+
+
+class TestFolder(EmbeddedTestCase):
+    def test_may_have_a_path_that_is_too_long_for_a_socket(self):
+        self.folder = self.folder / ("deep" * 20) / ("deeper" * 20)
+
+        server = self.embedded(self.folder)
+
+        self.assertEqual(self.ask(server), 1)
+        self.assertIsNotNone(postmaster(self.folder))
+
+    def test_may_have_a_space_in_its_path(self):
+        self.folder = self.folder.parent / "my code" / "postgres"
+
+        self.assertEqual(self.ask(self.embedded(self.folder)), 1)
+
+    def leave_stale(self, folder, pid):
+        """Make a database that was left in a hurry: its file names a process of now."""
+        server = EmbeddedPostgres(folder)
+        self.ask(server, "CREATE TABLE kept AS SELECT 7 AS it; SELECT 1")
+        left = (folder / "postmaster.pid").read_text()
+        server._server.cleanup()
+        (folder / "postmaster.pid").write_text("\n".join([str(pid), *left.split("\n")[1:]]))
+
+    def test_may_name_a_server_whose_number_is_another_programs(self):
+        sleeper = subprocess.Popen(["sleep", "60"])
+        self.addCleanup(sleeper.wait)
+        self.addCleanup(sleeper.kill)
+        self.leave_stale(self.folder, sleeper.pid)
+
+        server = self.embedded(self.folder)
+
+        self.assertEqual(self.ask(server, "SELECT it FROM kept"), 7)
+        self.assertNotEqual(postmaster(self.folder), sleeper.pid)
+        server._server.cleanup()
+        self.assertIsNone(sleeper.poll())
+
+    def test_may_name_a_server_whose_number_is_another_servers(self):
+        """Neither is the other one taken for ours, nor is it stopped in its place."""
+        other_folder = self.folder.parent / "other"
+        other = self.embedded(other_folder)
+        self.ask(other)
+        self.leave_stale(self.folder, postmaster(other_folder))
+
+        server = self.embedded(self.folder)
+
+        self.assertEqual(self.ask(server, "SELECT it FROM kept"), 7)
+        server._server.cleanup()
+        self.assertEqual(self.ask(other), 1)
+
+    def test_may_name_a_server_that_is_gone(self):
+        sleeper = subprocess.Popen(["sleep", "60"])
+        sleeper.kill()
+        sleeper.wait()
+        self.leave_stale(self.folder, sleeper.pid)
+
+        self.assertEqual(self.ask(self.embedded(self.folder), "SELECT it FROM kept"), 7)
+
+
+class ServiceTestCase(BaseTestCase):
+    def connect(self, url):
+        """Have the client speak to an app on that database, with tokens of ours."""
+        known = {"SQLALCHEMY_DATABASE_URI": url, "SECRET_KEY": SECRET, "USERS_SERVICE_URL": None}
+        self.own_app = create_app(type("AwayConfig", (TestingConfig,), known))
+        self.client = self.own_app.test_client()
+        token = self.own_app.extensions["tokens"].issue(User(7, is_admin=True), days=1)
+        self.headers = {"Authorization": f"Bearer {token}"}
+
+        def dispose():
+            with self.own_app.app_context():
+                db.engine.dispose()
+
+        self.addCleanup(dispose)
+
+    def send(self, method, path, **body):
+        """Return the answer and how long it took."""
+        started_at = time.monotonic()
+        answer = self.client.open(path, method=method, json=body or None, headers=self.headers)
+        return answer, time.monotonic() - started_at
+
+    def assert_away(self, method, path, **body):
+        answer, seconds = self.send(method, path, **body)
+        self.assert_fails(answer, 503, "unavailable")
+        self.assertGreaterEqual(int(answer.headers["Retry-After"]), 1)
+        self.assertLess(seconds, AT_ONCE_SECONDS)
+        return answer
+
+    READS = (
+        ("GET", "/scores"),
+        ("GET", "/scores?user_id=7"),
+        ("GET", "/scores/1"),
+        ("GET", "/scores/user"),
+        ("GET", "/counters"),
+        ("GET", "/counters/visits"),
+        ("GET", "/ready"),
+    )
+    WRITES = (
+        ("POST", "/scores"),
+        ("PUT", "/scores/1"),
+        ("PATCH", "/scores"),
+        ("PATCH", "/scores/1"),
+    )
+
+    def assert_everything_is_away(self):
+        for method, path in self.READS:
+            with self.subTest(method=method, path=path):
+                self.assert_away(method, path)
+        for method, path in self.WRITES:
+            with self.subTest(method=method, path=path):
+                self.assert_away(method, path, exercise_id=1, correct=True)
+        for method, path in (
+            ("POST", "/counters/visits/increment"),
+            ("DELETE", "/scores/1"),
+            ("GET", "/"),
+        ):
+            with self.subTest(method=method, path=path):
+                self.assert_away(method, path)
+
+
+class TestAway(ServiceTestCase):
+    def setUp(self):
+        super().setUp()
+        # Bound but not listening: nobody else gets the port, and nobody answers.
+        closed = socket.socket()
+        self.addCleanup(closed.close)
+        closed.bind(("127.0.0.1", 0))
+        self.connect(f"postgresql://nobody:hunter2@127.0.0.1:{closed.getsockname()[1]}/none")
+
+    def test_is_a_503_at_once_for_reads_and_writes(self):
+        with self.assertLogs(self.own_app.logger, "WARNING") as logs:
+            self.assert_everything_is_away()
+
+        self.assertNotIn("hunter2", "".join(logs.output))
+
+    def test_is_a_503_for_all_who_come_at_once(self):
+        with self.assertLogs(self.own_app.logger, "WARNING"):
+            answers = self.at_once(16, lambda _: self.own_app.test_client().get("/scores"))
+
+        self.assertEqual({answer.status_code for answer in answers}, {503})
+
+    def test_is_no_matter_for_what_needs_no_database(self):
+        """The process lives, and knows its tokens and its document."""
+        for path in ("/health", "/ping", "/openapi.json", "/docs"):
+            with self.subTest(path):
+                answer, seconds = self.send("GET", path)
+
+                self.assertEqual(answer.status_code, 200)
+                self.assertLess(seconds, AT_ONCE_SECONDS)
+
+    def test_makes_the_service_not_ready(self):
+        body = self.assert_away("GET", "/ready").get_json()
+
+        self.assertIn("database", body["message"])
+        self.assertNotIn("schema", body["message"])
+
+    def test_tells_nobody_where_the_database_would_be(self):
+        for path in ("/scores", "/ready"):
+            with self.subTest(path), self.assertLogs(self.own_app.logger, "WARNING"):
+                answer = self.assert_away("GET", path)
+                self.own_app.logger.warning("/ready does not say it, and need not.")
+
+                for word in (b"hunter2", b"nobody", b"127.0.0.1"):
+                    self.assertNotIn(word, answer.data)
+
+
+class TestRestart(ServiceTestCase):
+    @classmethod
+    def setUpClass(cls):
+        parent = Path(tempfile.mkdtemp())
+        cls.addClassCleanup(shutil.rmtree, parent, ignore_errors=True)
+        cls.postgres = EmbeddedPostgres(parent / "postgres", thrown_away=True)
+        cls.addClassCleanup(cls.throw_away)
+
+    @classmethod
+    def throw_away(cls):
+        cls.postgres._server.cleanup()
+
+    def setUp(self):
+        super().setUp()
+        self.connect(self.postgres.url.render_as_string(hide_password=False))
+        with self.own_app.app_context():
+            migration.recreate()
+        self.fill_the_pool()
+
+    def fill_the_pool(self):
+        self.at_once(8, lambda _: self.own_app.test_client().get("/scores"))
+
+    def stop(self):
+        self.postgres._server.stop()
+
+    def start(self):
+        self.postgres._server.start()
+
+    def increment(self):
+        answer, _ = self.send("POST", "/counters/visits/increment")
+        return answer
+
+    def test_is_survived_without_a_new_app(self):
+        """503 while it is away, 200 once it is back, and nothing acknowledged is lost."""
+        done = [self.increment().get_json()["data"]["value"]]
+        self.stop()
+        with self.assertLogs(self.own_app.logger, "WARNING"):
+            self.assert_everything_is_away()
+        self.assertEqual(self.send("GET", "/health")[0].status_code, 200)
+        self.start()
+
+        wait_until(lambda: self.send("GET", "/ready")[0].status_code == 200)
+        wait_until(lambda: self.send("GET", "/scores")[0].status_code == 200)
+        done += [self.increment().get_json()["data"]["value"] for _ in range(20)]
+
+        self.assertEqual(done, list(range(1, 22)))
+        statuses = self.at_once(8, lambda _: self.own_app.test_client().get("/scores").status_code)
+        self.assertEqual(set(statuses), {200})
+
+    def test_is_not_even_noticed_where_nobody_called_meanwhile(self):
+        """Connections that were idle are tried before they are trusted."""
+        self.increment()
+        self.stop()
+        self.start()
+
+        with mock.patch("project.postgres.TRUSTED_IDLE_SECONDS", 0):
+            written = self.at_once(8, lambda _: self.increment().status_code)
+            read = self.at_once(8, lambda _: self.own_app.test_client().get("/scores").status_code)
+
+        self.assertEqual((set(written), set(read)), ({200}, {200}))
+        self.assertEqual(self.increment().get_json()["data"]["value"], 10)
+
+
+class TestReady(BaseTestCase):
+    def run_sql(self, statement):
+        with db.engine.begin() as connection:
+            connection.execute(text(statement), {"head": migration.HEAD})
+
+    def change_schema(self, statement, back):
+        self.addCleanup(self.run_sql, back)
+        self.run_sql(statement)
+
+    def assert_not_ready(self, *words):
+        answer = self.client.get("/ready")
+
+        body = self.assert_fails(answer, 503, "unavailable")
+        for word in ("schema", migration.HEAD, *words):
+            self.assertIn(word, body["message"])
+        self.assertTrue(answer.headers["Retry-After"])
+        self.assertEqual(self.client.get("/health").status_code, 200)
+
+    def test_is_the_database_with_the_schema_of_this_code(self):
+        answer = self.client.get("/ready")
+
+        self.assertEqual(answer.status_code, 200)
+        data = answer.get_json()["data"]
+        self.assertEqual((data["database"], data["schema_version"]), ("ok", migration.HEAD))
+
+    def test_is_not_an_older_schema(self):
+        self.change_schema(
+            "UPDATE alembic_version SET version_num = '0000'",
+            "UPDATE alembic_version SET version_num = :head",
+        )
+
+        self.assert_not_ready("0000")
+
+    def test_is_not_a_database_without_a_version(self):
+        self.change_schema(
+            "DELETE FROM alembic_version",
+            "INSERT INTO alembic_version VALUES (:head)",
+        )
+
+        self.assert_not_ready()
+
+    def test_is_not_a_database_that_was_never_migrated(self):
+        self.change_schema(
+            "ALTER TABLE alembic_version RENAME TO alembic_version_away",
+            "ALTER TABLE alembic_version_away RENAME TO alembic_version",
+        )
+
+        self.assert_not_ready()
+
+    def test_is_asked_every_time(self):
+        """It recovers by itself, and falls again."""
+        self.test_is_not_an_older_schema()
+        self.doCleanups()
+
+        self.assertEqual(self.client.get("/ready").status_code, 200)
