@@ -5,13 +5,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psycopg2
 from flask import current_app
 from flask_cors import CORS
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
-from psycopg2.errorcodes import DEADLOCK_DETECTED, SERIALIZATION_FAILURE
-from sqlalchemy import Connection, Engine, Executable, MetaData, Row
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from psycopg2.errors import DeadlockDetected, SerializationFailure
+from sqlalchemy import Engine, Executable, MetaData, PoolProxiedConnection, Row
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
@@ -34,16 +35,22 @@ class OutcomeUnknown(Exception):
 
 
 # What says nothing of the statement, but that PostgreSQL is away, or was lost.
-AWAY = (OutcomeUnknown, OperationalError, InterfaceError, PoolTimeout)
+AWAY = (
+    OutcomeUnknown,
+    psycopg2.OperationalError,
+    psycopg2.InterfaceError,
+    OperationalError,
+    PoolTimeout,
+)
 
 
-def _was_rolled_back(error: DBAPIError) -> bool:
+def _was_rolled_back(error: psycopg2.Error) -> bool:
     """Return whether PostgreSQL itself said that a statement came to nothing.
 
     Without SQLSTATE the connection was lost, and class 08 says so. A server that goes down
     (57P01 and its like) may tell its clients after it has committed.
     """
-    sqlstate = getattr(error.orig, "pgcode", None)
+    sqlstate = error.pgcode
     return sqlstate is not None and not sqlstate.startswith(("08", "57P"))
 
 
@@ -68,24 +75,28 @@ class Database(SQLAlchemy):
             return connection.execute(statement, values).all()
 
     @contextmanager
-    def writing(self, *, one_statement: bool = False) -> Iterator[Connection]:
+    def writing(self, *, one_statement: bool = False) -> Iterator[PoolProxiedConnection]:
         """Give a connection with a transaction that is committed at the end of the block.
 
         With `one_statement` that statement is its own transaction, which saves two round trips.
-        Raise OutcomeUnknown where the connection is lost once the block has it.
+        Raise OutcomeUnknown where PostgreSQL is lost once the block has begun.
         """
         engine = self.autocommit_engine if one_statement else self.engine
-        with engine.connect() as connection:
-            try:
-                with connection.begin():
-                    yield connection
-            except DBAPIError as error:
-                if _was_rolled_back(error):
-                    raise
-                raise OutcomeUnknown from error
+        connection = engine.raw_connection()
+        try:
+            yield connection
+            if not one_statement:
+                connection.commit()
+        except psycopg2.Error as error:
+            if _was_rolled_back(error):
+                raise
+            connection.invalidate(error)
+            raise OutcomeUnknown from error
+        finally:
+            connection.close()  # back to the pool, which rolls back what was not committed
 
     def transact(
-        self, work: Callable[[Connection], Result], *, one_statement: bool = False
+        self, work: Callable[[PoolProxiedConnection], Result], *, one_statement: bool = False
     ) -> Result:
         """Return what `work` returns, in a transaction that is committed.
 
@@ -95,20 +106,10 @@ class Database(SQLAlchemy):
             try:
                 with self.writing(one_statement=one_statement) as connection:
                     return work(connection)
-            except OperationalError as error:
-                if getattr(error.orig, "pgcode", None) not in {
-                    SERIALIZATION_FAILURE,
-                    DEADLOCK_DETECTED,
-                }:
-                    raise
+            except (SerializationFailure, DeadlockDetected):
+                continue
         with self.writing(one_statement=one_statement) as connection:
             return work(connection)
-
-    def write(self, statement: Executable, **values: Any) -> Sequence[Row[Any]]:
-        """Run one statement that writes, commit, and return its rows."""
-        return self.transact(
-            lambda connection: connection.execute(statement, values).all(), one_statement=True
-        )
 
 
 db = Database(metadata=MetaData(naming_convention=NAMES))

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 import orjson
+import psycopg2
 from apiflask import APIFlask
 from apiflask.exceptions import HTTPError
 from flask import Response, current_app, request
@@ -264,14 +265,15 @@ def from_validation(error: HTTPError) -> Response:
     return answer(InvalidQuery(fields) if place == "query" else InvalidPayload(fields))
 
 
-def from_database(error: DBAPIError) -> Response:
+def from_database(error: DBAPIError | psycopg2.Error) -> Response:
     """Answer 503 while PostgreSQL is away or slow, and 500 where a statement of ours is wrong."""
-    sqlstate = getattr(error.orig, "pgcode", None)
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    sqlstate = getattr(cause, "pgcode", None)
     # No SQLSTATE: no server. Class 08: connection; 53: out of resources; 57: stopped, or the
     # statement took too long; 55P03, 40001 and 40P01: could not get its locks. 25006: read only.
     away = sqlstate is None or sqlstate[:2] in {"08", "53", "57"}
     if away or sqlstate in {"55P03", "40001", "40P01", "25006"}:
-        current_app.logger.warning("PostgreSQL is away: %s", str(error.orig).strip().split("\n")[0])
+        current_app.logger.warning("PostgreSQL is away: %s", str(cause).strip().split("\n")[0])
         return answer(Unavailable())
     return internal(error)
 
@@ -307,6 +309,7 @@ def register(app: APIFlask) -> None:
     app.register_error_handler(OutcomeUnknown, from_lost_commit)
     app.register_error_handler(StillUnderway, from_lost_commit)
     app.register_error_handler(DBAPIError, from_database)
+    app.register_error_handler(psycopg2.Error, from_database)
     app.register_error_handler(PoolTimeout, from_waiting)
     app.register_error_handler(Overdue, from_waiting)
     app.register_error_handler(UsersUnavailable, from_users)

@@ -8,14 +8,13 @@ import orjson
 from flask import Response, current_app, request
 from flask.json.provider import JSONProvider
 from pydantic import BaseModel
-from sqlalchemy import Row
 
 JSON = "application/json"
 
 
 def _plain(value: Any) -> Any:
     """Return what orjson can write for a value that it does not know."""
-    if isinstance(value, Row):
+    if hasattr(value, "_asdict"):  # a row
         return value._asdict()
     raise TypeError(f"{type(value).__name__} is no JSON")
 

@@ -7,24 +7,24 @@ before its hours: so writers of one counter stand in one line.
 from collections import Counter as Multiset
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
-from psycopg2.errorcodes import NUMERIC_VALUE_OUT_OF_RANGE
-from sqlalchemy import Connection, Row, select, text
-from sqlalchemy.exc import DataError
+from psycopg2.errors import NumericValueOutOfRange
+from sqlalchemy import select, text
 
 from project.api.counter.models import Counter
 from project.api.errors import CounterOverflow
 from project.api.fields import LARGEST_BIGINT
 from project.extensions import db
+from project.statements import Connection, Row, Statement
 
-# Sorted by name: two processes that add to the same counters lock them in
-# the same order, so neither can wait for the other in a circle.
-ADD = text("""
+# The names come sorted: two processes that add to the same counters lock them in the same
+# order, so neither can wait for the other in a circle.
+ADD = Statement(
+    """
     WITH sent AS (
         SELECT name, amount
           FROM unnest(CAST(:names AS text[]), CAST(:amounts AS bigint[])) AS s (name, amount)
-         ORDER BY name
     ), ledger AS (
         INSERT INTO counter_hours AS h (name, hour, added)
         SELECT name, date_trunc('hour', now(), 'UTC'), amount
@@ -39,23 +39,34 @@ ADD = text("""
            version = c.version + 1,
            updated_at = greatest(c.updated_at, excluded.updated_at)
  RETURNING name, value
-""")
+""",
+    names="text[]",
+    amounts="bigint[]",
+)
 
-CREATE = text("""
+CREATE = Statement(
+    """
     INSERT INTO counters (name, value)
     VALUES (:name, :value)
         ON CONFLICT (name) DO NOTHING
  RETURNING name, value, version, created_at, updated_at
-""")
+""",
+    name="text",
+    value="bigint",
+)
 
-LOCK = text("""
+LOCK = Statement(
+    """
     SELECT name, value, version, created_at, updated_at
       FROM counters
      WHERE name = :name
        FOR UPDATE
-""")
+""",
+    name="text",
+)
 
-SET = text("""
+SET = Statement(
+    """
     UPDATE counters AS c
        SET value = :value,
            version = c.version + 1,
@@ -63,16 +74,23 @@ SET = text("""
       FROM now() AS moment
      WHERE name = :name
  RETURNING name, value, version, created_at, c.updated_at
-""")
+""",
+    name="text",
+    value="bigint",
+)
 
-ADJUST = text("""
+ADJUST = Statement(
+    """
     INSERT INTO counter_hours AS h (name, hour, adjusted)
     VALUES (:name, date_trunc('hour', now(), 'UTC'), :difference)
         ON CONFLICT (name, hour) DO UPDATE SET adjusted = h.adjusted + excluded.adjusted
-""")
+""",
+    name="text",
+    difference="numeric",
+)
 
-DELETE = text("DELETE FROM counters WHERE name = :name RETURNING name")
-DELETE_LEDGER = text("DELETE FROM counter_hours WHERE name = :name")
+DELETE = Statement("DELETE FROM counters WHERE name = :name RETURNING name", name="text")
+DELETE_LEDGER = Statement("DELETE FROM counter_hours WHERE name = :name", name="text")
 
 # One statement sees one snapshot, so the value and its ledger are of the same moment.
 AUDIT = text("""
@@ -108,7 +126,7 @@ HISTORY = text("""
 # A day has 24 hours in UTC; said so, since "1 day" means one of the session's time zone.
 STEPS = {"hour": "1 hour", "day": "24 hours"}
 
-CounterRow = Row[Any]
+CounterRow = Row
 Amounts = Mapping[str, int]
 SHOWN = (Counter.name, Counter.value, Counter.created_at, Counter.updated_at)
 
@@ -123,13 +141,12 @@ def add_many(amounts: Amounts) -> dict[str, int]:
 
 def add(connection: Connection, amounts: Amounts) -> dict[str, int]:
     """Add to counters and return their values; raise CounterOverflow where one leaves 64 bits."""
-    sent = {"names": list(amounts), "amounts": list(amounts.values())}
+    names = sorted(amounts)
     try:
-        return {row.name: row.value for row in connection.execute(ADD, sent)}
-    except DataError as error:
-        if getattr(error.orig, "pgcode", None) == NUMERIC_VALUE_OUT_OF_RANGE:
-            raise CounterOverflow from error
-        raise
+        rows = ADD.run(connection, names=names, amounts=[amounts[name] for name in names])
+    except NumericValueOutOfRange as error:
+        raise CounterOverflow from error
+    return {row.name: row.value for row in rows}
 
 
 def add_in_turn(connection: Connection, batch: Sequence[Amounts]) -> list[dict[str, int]]:
@@ -159,31 +176,33 @@ def _running(values: dict[str, int], batch: Sequence[Amounts]) -> Iterator[dict[
 
 def create(connection: Connection, name: str, value: int) -> CounterRow | None:
     """Create a counter and return it, or None where there is one of that name."""
-    row = connection.execute(CREATE, {"name": name, "value": value}).one_or_none()
-    if row is not None:
-        connection.execute(ADJUST, {"name": name, "difference": value})
-    return row
+    rows = CREATE.run(connection, name=name, value=value)
+    if not rows:
+        return None
+    ADJUST.run(connection, name=name, difference=value)
+    return rows[0]
 
 
 def lock(connection: Connection, name: str) -> CounterRow | None:
     """Return a counter, which stays as it is until the transaction ends, or None."""
-    return connection.execute(LOCK, {"name": name}).one_or_none()
+    rows = LOCK.run(connection, name=name)
+    return rows[0] if rows else None
 
 
 def replace(connection: Connection, counter: CounterRow, value: int) -> CounterRow:
     """Set a locked counter to a value and return it."""
-    difference = value - counter.value
-    connection.execute(ADJUST, {"name": counter.name, "difference": difference})
-    return connection.execute(SET, {"name": counter.name, "value": value}).one()
+    ADJUST.run(connection, name=counter.name, difference=value - counter.value)
+    [changed] = SET.run(connection, name=counter.name, value=value)
+    return changed
 
 
 def delete_counter(name: str) -> bool:
     """Delete a counter and its ledger; return whether there was one."""
 
     def delete(connection: Connection) -> bool:
-        if connection.execute(DELETE, {"name": name}).one_or_none() is None:
+        if not DELETE.run(connection, name=name):
             return False
-        connection.execute(DELETE_LEDGER, {"name": name})
+        DELETE_LEDGER.run(connection, name=name)
         return True
 
     return db.transact(delete)

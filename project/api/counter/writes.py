@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from flask import current_app, request
-from sqlalchemy import Connection
 
 from project.api import errors
 from project.api.counter import queries
@@ -15,6 +14,7 @@ from project.api.responses import Answer
 from project.combiner import Combiner
 from project.extensions import AWAY, db
 from project.metrics import BatchMetrics
+from project.statements import Connection
 
 
 class Addition(NamedTuple):
@@ -103,7 +103,7 @@ def replace(connection: Connection, batch: Sequence[Setting]) -> list[Outcome]:
 
 def shown(counter: CounterRow, message: str | None = None, status: int = 200) -> Answer:
     """Return the answer that shows a counter."""
-    data = {name: value for name, value in counter._mapping.items() if name != "version"}
+    data = {name: value for name, value in counter._asdict().items() if name != "version"}
     return Answer(data, message, status, {"ETag": f'"{etag(counter)}"'})
 
 

@@ -10,11 +10,10 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import orjson
 from flask import Response, current_app, request
-from sqlalchemy import Connection, Row
 
 from project.api import errors
 from project.api.errors import ApiError
@@ -22,6 +21,7 @@ from project.api.idempotency import queries
 from project.api.idempotency.queries import Kept, Key
 from project.api.responses import Answer, to_json
 from project.extensions import db
+from project.statements import Connection, Row
 from project.users import User
 
 HEADER = "Idempotency-Key"
@@ -91,7 +91,7 @@ def write_once(
 ) -> list[Outcome]:
     """Apply the writes that were not applied before; return the outcome of each.
 
-    `connection` is in a transaction where any of the writes has a key.
+    `connection` is in a transaction of several statements where any of the writes has a key.
     """
     keys = [write.key for write in writes if write.key]
     used = queries.claim(connection, keys) if keys else {}
@@ -120,7 +120,7 @@ def _kept(key: Key, outcome: Outcome) -> Kept:
     return Kept(key, outcome.status, outcome.headers, outcome.body())
 
 
-def _again(row: Row[Any]) -> Outcome:
+def _again(row: Row) -> Outcome:
     """Return the outcome that was kept."""
     headers, body = row.headers | REPLAYED, bytes(row.body)
     if row.status < 400:

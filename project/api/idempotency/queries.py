@@ -2,16 +2,16 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from psycopg2.errorcodes import LOCK_NOT_AVAILABLE
-from sqlalchemy import Connection, Row, delete, func, select, text, tuple_
-from sqlalchemy.exc import OperationalError
+from psycopg2.errors import LockNotAvailable
+from sqlalchemy import delete, func, select, tuple_
 
 from project.api.errors import RequestInProgress
 from project.api.idempotency.models import IdempotencyKey
 from project.api.responses import to_json
 from project.extensions import db
+from project.statements import Connection, Row, Statement
 
 KEPT = timedelta(hours=24)
 PRUNED_AT_ONCE = 1000
@@ -19,7 +19,8 @@ PRUNED_AT_ONCE = 1000
 # Sorted, so that two processes cannot wait for each other in a circle. Where another process
 # has one of the keys in an open transaction, this waits for its end, but not for long: the
 # batch has other callers, and this one can come again.
-CLAIM = text("""
+CLAIM = Statement(
+    """
     SET LOCAL lock_timeout = '50ms';
     INSERT INTO idempotency_keys (principal, key, fingerprint)
     SELECT principal, key, fingerprint
@@ -29,18 +30,27 @@ CLAIM = text("""
      ORDER BY principal, key
         ON CONFLICT (principal, key) DO NOTHING
  RETURNING principal, key
-""")
+""",
+    principals="text[]",
+    keys="text[]",
+    fingerprints="bytea[]",
+)
 
-PATIENT_AGAIN = text("SET LOCAL lock_timeout TO DEFAULT")
+PATIENT_AGAIN = Statement("SET LOCAL lock_timeout TO DEFAULT")
 
-SELECT = text("""
+SELECT = Statement(
+    """
     SELECT principal, key, fingerprint, status, headers, body
       FROM idempotency_keys
       JOIN unnest(CAST(:principals AS text[]), CAST(:keys AS text[])) AS sent (principal, key)
      USING (principal, key)
-""")
+""",
+    principals="text[]",
+    keys="text[]",
+)
 
-STORE = text("""
+STORE = Statement(
+    """
     UPDATE idempotency_keys AS k
        SET status = answered.status, headers = answered.headers, body = answered.body
       FROM unnest(CAST(:principals AS text[]), CAST(:keys AS text[]),
@@ -48,7 +58,13 @@ STORE = text("""
                   CAST(:bodies AS bytea[]))
            AS answered (principal, key, status, headers, body)
      WHERE k.principal = answered.principal AND k.key = answered.key
-""")
+""",
+    principals="text[]",
+    keys="text[]",
+    statuses="smallint[]",
+    headers="jsonb[]",
+    bodies="bytea[]",
+)
 
 OUTDATED = (
     select(IdempotencyKey.principal, IdempotencyKey.key)
@@ -86,7 +102,7 @@ class Kept(NamedTuple):
     body: bytes
 
 
-def claim(connection: Connection, keys: Collection[Key]) -> dict[tuple[str, str], Row[Any]]:
+def claim(connection: Connection, keys: Collection[Key]) -> dict[tuple[str, str], Row]:
     """Take the keys that nobody has used; return the others by name, with what was answered.
 
     Raise RequestInProgress where one of them is held by a transaction that does not end.
@@ -94,33 +110,30 @@ def claim(connection: Connection, keys: Collection[Key]) -> dict[tuple[str, str]
     principals, names, fingerprints = zip(*keys, strict=True)
     sent = {"principals": list(principals), "keys": list(names)}
     try:
-        claimed = connection.execute(CLAIM, sent | {"fingerprints": list(fingerprints)}).all()
-    except OperationalError as error:
-        if getattr(error.orig, "pgcode", None) == LOCK_NOT_AVAILABLE:
-            raise RequestInProgress from error
-        raise
-    connection.execute(PATIENT_AGAIN)
+        claimed = CLAIM.run(connection, **sent, fingerprints=list(fingerprints))
+    except LockNotAvailable as error:
+        raise RequestInProgress from error
+    PATIENT_AGAIN.run(connection)
     if len(claimed) == len(keys):
         return {}
     ours = {(row.principal, row.key) for row in claimed}
-    rows = {(row.principal, row.key): row for row in connection.execute(SELECT, sent)}
+    rows = {(row.principal, row.key): row for row in SELECT.run(connection, **sent)}
     return {name: row for name, row in rows.items() if name not in ours}
 
 
 def store(connection: Connection, answers: Sequence[Kept]) -> None:
     """Keep the answers of claimed keys."""
-    connection.execute(
-        STORE,
-        {
-            "principals": [kept.key.principal for kept in answers],
-            "keys": [kept.key.key for kept in answers],
-            "statuses": [kept.status for kept in answers],
-            "headers": [to_json(kept.headers).decode() for kept in answers],
-            "bodies": [kept.body for kept in answers],
-        },
+    STORE.run(
+        connection,
+        principals=[kept.key.principal for kept in answers],
+        keys=[kept.key.key for kept in answers],
+        statuses=[kept.status for kept in answers],
+        headers=[to_json(kept.headers).decode() for kept in answers],
+        bodies=[kept.body for kept in answers],
     )
 
 
 def prune() -> int:
     """Delete keys that have been kept for long enough, a small batch; return how many."""
-    return len(db.write(PRUNE))
+    with db.engine.begin() as connection:
+        return len(connection.execute(PRUNE).all())

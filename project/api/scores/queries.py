@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Executable, Row, select, text
+from sqlalchemy import select
 
 from project.api.scores.models import Score
 from project.extensions import db
+from project.statements import Connection, Row, Statement
 
 # What an answer shows, in its order.
 SHOWN = (
@@ -35,7 +37,8 @@ SENT = """
      ORDER BY user_id, exercise_id
 """
 
-UPSERT = text(f"""
+UPSERT = Statement(
+    f"""
     INSERT INTO scores AS s (user_id, exercise_id, correct, solved_at) {SENT}
         ON CONFLICT (user_id, exercise_id) DO UPDATE
        SET correct = excluded.correct,
@@ -43,16 +46,26 @@ UPSERT = text(f"""
            solved_at = coalesce(s.solved_at, excluded.solved_at),
            updated_at = greatest(s.updated_at, excluded.updated_at)
  RETURNING {RETURNED}
-""")  # noqa: S608  the names of our own columns
+""",
+    user_ids="bigint[]",
+    exercise_ids="bigint[]",
+    corrects="boolean[]",
+)
 
 # The unique key decides, so of two requests at once only one can win.
-INSERT = text(f"""
+INSERT = Statement(
+    f"""
     INSERT INTO scores (user_id, exercise_id, correct, solved_at) {SENT}
         ON CONFLICT (user_id, exercise_id) DO NOTHING
  RETURNING {RETURNED}
-""")
+""",
+    user_ids="bigint[]",
+    exercise_ids="bigint[]",
+    corrects="boolean[]",
+)
 
-UPDATE = text(f"""
+UPDATE = Statement(
+    f"""
     WITH sent AS (
         SELECT *
           FROM unnest(CAST(:score_ids AS bigint[]), CAST(:user_ids AS bigint[]),
@@ -76,11 +89,16 @@ UPDATE = text(f"""
      WHERE s.user_id = locked.user_id AND s.exercise_id = locked.exercise_id
        AND s.id = locked.score_id
  RETURNING {", ".join(f"s.{column.key}" for column in SHOWN)}
-""")  # noqa: S608
+""",
+    score_ids="bigint[]",
+    user_ids="bigint[]",
+    exercise_ids="bigint[]",
+    corrects="boolean[]",
+)
 
-DELETE = text("DELETE FROM scores WHERE id = :score_id RETURNING id")
+DELETE = Statement("DELETE FROM scores WHERE id = :score_id RETURNING id", score_id="bigint")
 
-ScoreRow = Row[Any]
+ScoreRow = Row
 
 
 Pair = tuple[int, int]
@@ -153,7 +171,7 @@ def update_scores(connection: Connection, attempts: Sequence[Attempt]) -> Scores
 
 
 def _by_pair(
-    connection: Connection, statement: Executable, attempts: Sequence[Attempt], **more: Any
+    connection: Connection, statement: Statement, attempts: Sequence[Attempt], **more: Any
 ) -> ScoresByPair:
     """Run a statement with the attempts, each pair once, and return its scores by pair."""
     sent = {
@@ -161,10 +179,10 @@ def _by_pair(
         "exercise_ids": [attempt.exercise_id for attempt in attempts],
         "corrects": [attempt.correct for attempt in attempts],
     }
-    rows = connection.execute(statement, sent | more)
+    rows = statement.run(connection, **sent, **more)
     return {(row.user_id, row.exercise_id): row for row in rows}
 
 
 def delete_score(score_id: int) -> bool:
     """Delete a score; return whether there was one."""
-    return bool(db.write(DELETE, score_id=score_id))
+    return bool(db.transact(partial(DELETE.run, score_id=score_id), one_statement=True))

@@ -8,7 +8,6 @@ from collections import Counter as Multiset
 from collections.abc import Callable, Sequence
 
 from flask import current_app
-from sqlalchemy import Connection
 
 from project.api import errors
 from project.api.errors import ApiError
@@ -19,6 +18,7 @@ from project.api.scores.queries import Attempt, ScoreRow, ScoresByPair
 from project.combiner import Combiner
 from project.extensions import AWAY, db
 from project.metrics import BatchMetrics
+from project.statements import Connection
 
 ScoreCombiner = Combiner[Write[Attempt], Outcome]
 Statement = Callable[[Connection, Sequence[Attempt]], ScoresByPair]

@@ -1,0 +1,57 @@
+"""Statements as they go to PostgreSQL: SQL with named values, planned once by each connection.
+
+To parse and plan a statement of ours takes PostgreSQL longer than to run it. So a connection
+prepares a statement when it first runs it, and names it from then on. Behind a pooler the
+connection to PostgreSQL may be another one each time and not know the name; then the statement
+is sent as it is.
+"""
+
+import hashlib
+import re
+from contextlib import suppress
+from typing import Any
+
+from psycopg2.errors import DuplicatePreparedStatement, InvalidSqlStatementName
+from psycopg2.extras import NamedTupleCursor
+
+PARAMETER = re.compile(r"(?<!:):([a-z_]+)")
+
+Connection = Any  # one of SQLAlchemy's pool, with psycopg2's behind it
+Row = Any  # a named tuple
+
+
+class Statement:
+    """One SQL statement; `:name` stands for a value of the type that is said for it."""
+
+    def __init__(self, sql: str, **types: str) -> None:
+        places = {name: f"${place}" for place, name in enumerate(types, start=1)}
+        numbered = PARAMETER.sub(lambda found: places[found[1]], sql)
+        # By its text, so that another version of this service means another name.
+        self._name = f"eval_{hashlib.sha256(numbered.encode()).hexdigest()[:16]}"
+        self._plain = PARAMETER.sub(r"%(\1)s", sql)
+        self._prepare = f"PREPARE {self._name} ({', '.join(types.values())}) AS {numbered}"
+        self._execute = f"EXECUTE {self._name} ({', '.join(f'%({name})s' for name in types)})"
+
+    def run(self, connection: Connection, **values: Any) -> list[Row]:
+        """Run the statement and return its rows."""
+        cursor: Any = connection.cursor(cursor_factory=NamedTupleCursor)
+        with cursor:
+            # Inside a transaction a name that is not known would cost all of it.
+            if connection.dbapi_connection.autocommit and "forgets" not in connection.info:
+                self._run_prepared(connection, cursor, values)
+            else:
+                cursor.execute(self._plain, values)
+            return cursor.fetchall() if cursor.description else []
+
+    def _run_prepared(self, connection: Connection, cursor: Any, values: dict[str, Any]) -> None:
+        known = connection.info.setdefault("prepared", set())
+        try:
+            if self._name not in known:
+                # Where another client of the pooler has prepared it, it was from the same text.
+                with suppress(DuplicatePreparedStatement):
+                    cursor.execute(self._prepare)
+                known.add(self._name)
+            cursor.execute(self._execute, values)
+        except InvalidSqlStatementName:  # nothing was run
+            connection.info["forgets"] = True
+            cursor.execute(self._plain, values)
