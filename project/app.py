@@ -40,10 +40,23 @@ class NamedRequest(Request):
         return sent if sent and SHORT_AND_PRINTABLE.fullmatch(sent) else os.urandom(16).hex()
 
 
+class PlainResponse(Response):
+    """A response that goes out as it is: its body is at hand, and its headers are complete."""
+
+    def __call__(self, environ: Any, start_response: Any) -> Any:
+        """Send the response; what HTTP has rules for besides goes Werkzeug's way."""
+        whole = isinstance(self.response, list) and self.status_code not in {204, 304}
+        if not whole or environ["REQUEST_METHOD"] == "HEAD" or self._on_close:
+            return super().__call__(environ, start_response)
+        start_response(self.status, self.headers.to_wsgi_list())
+        return self.response
+
+
 class Service(APIFlask):
     """The WSGI application."""
 
     session_interface = NoSession()
+    response_class = PlainResponse
     # What takes a request in, and may refuse it; and what completes its answer.
     take_in: Callable[[Any], None]
     complete: Callable[[Any, Response], None]

@@ -74,9 +74,7 @@ def authenticate_unless(is_open: Callable[..., bool]) -> Callable[[View], View]:
     def decorator(view: View) -> View:
         @wraps(view)
         def authenticated(**kwargs: Any) -> Any:
-            anonymous = "HTTP_AUTHORIZATION" not in request.environ and is_open(
-                **request.view_args or {}
-            )
+            anonymous = "HTTP_AUTHORIZATION" not in request.environ and is_open(**kwargs)
             return view(None if anonymous else current_caller(), **kwargs)
 
         return cast(View, _needs_token(authenticated, also_without=True))

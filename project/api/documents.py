@@ -139,6 +139,7 @@ def shows_text(view: View) -> View:
 def _annotations(view: Any) -> Schema:
     if not hasattr(view, "_spec"):
         view._spec = {}
+        view._sync_ensured = True  # no coroutine: else APIFlask asks that in each request
     spec: Schema = view._spec
     return spec
 

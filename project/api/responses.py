@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import orjson
-from flask import Response, current_app, request
+from flask import Response, request
 from flask.json.provider import JSONProvider
 from pydantic import BaseModel
+
+from project.app import PlainResponse
 
 JSON = "application/json"
 
@@ -43,7 +45,7 @@ class OrjsonProvider(JSONProvider):
     def response(self, *args: Any, **kwargs: Any) -> Response:
         """Return the value, or the keywords as an object, as a response."""
         body = to_json(self._prepare_response_obj(args, kwargs))
-        return current_app.response_class(body, mimetype=JSON)
+        return PlainResponse(body, content_type=JSON)
 
 
 @dataclass(slots=True)
@@ -70,7 +72,7 @@ class Answer:
 
     def response(self) -> Response:
         """Return the answer as Flask sends it."""
-        return current_app.response_class(self.body(), self.status, self.headers, mimetype=JSON)
+        return PlainResponse(self.body(), self.status, self.headers, content_type=JSON)
 
 
 def success(
@@ -87,7 +89,7 @@ def unchanged(etag: str) -> Response | None:
     """Return 304 where the caller has this version already (RFC 9110, section 13.1.2), or None."""
     if "If-None-Match" not in request.headers or not request.if_none_match.contains(etag):
         return None
-    response = current_app.response_class(status=304)
+    response = PlainResponse(status=304)
     response.set_etag(etag)
     return response
 

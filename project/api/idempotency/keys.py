@@ -73,7 +73,7 @@ def sent_key(caller: User | None) -> Key | None:
 
     Raise InvalidPayload where the header is no key.
     """
-    header = request.headers.get(HEADER)
+    header = request.environ.get("HTTP_IDEMPOTENCY_KEY")
     if header is None:
         return None
     quoted = QUOTED.fullmatch(header)
