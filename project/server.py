@@ -34,7 +34,6 @@ ROOT = Path(__file__).parent.parent
 # How long a worker may finish its requests before it is killed.
 GRACE_SECONDS = 10
 READY_SECONDS = 60
-PARENT_SECONDS = 0.5
 PRUNE_SECONDS = 60
 PRUNE_PAUSE_SECONDS = 0.1
 # How many connections a worker holds open; most are idle, and wait for no thread.
@@ -70,14 +69,15 @@ def serve(app: APIFlask) -> None:
 def accompany(app: APIFlask) -> None:
     """Start what a worker process does besides serving: it tidies up, and ends with its parent."""
     threading.Thread(target=_prune, args=(app,), daemon=True).start()
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
+def _end_with_parent() -> None:
     """End this worker when its parent was killed: it would hold the port for ever."""
-    while os.getppid() == parent:
-        time.sleep(PARENT_SECONDS)
-    os.kill(os.getpid(), signal.SIGTERM)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _prune(app: APIFlask) -> None:
