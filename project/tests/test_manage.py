@@ -23,8 +23,7 @@ from project.api.scores.models import Score
 from project.config import DevelopmentConfig, ProductionConfig, StagingConfig
 from project.server import GRACE_SECONDS as WORKERS_GRACE_SECONDS
 from project.tests.base import BaseTestCase, empty_tables
-from project.tests.test_migration import empty_database
-from project.tests.test_postgres import (
+from project.tests.processes import (
     GRACE_SECONDS,
     ROOT,
     answers,
@@ -35,6 +34,7 @@ from project.tests.test_postgres import (
     postmaster,
     wait_until,
 )
+from project.tests.test_migration import empty_database
 from project.tests.utils import add_counter, add_score
 
 SECRET = "the secret of these tests, which is long enough"

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from project import create_app, db, migration
 from project.config import TestingConfig
 from project.tests.base import BaseTestCase
-from project.tests.test_postgres import GRACE_SECONDS, ROOT, environment, wait_until
+from project.tests.processes import GRACE_SECONDS, ROOT, environment, wait_until
 
 SECRET = "the secret of these tests, which is long enough"
 

@@ -1,6 +1,5 @@
 """Which PostgreSQL: the embedded one and its life, and the service while none answers."""
 
-import os
 import shutil
 import signal
 import socket
@@ -8,25 +7,32 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from unittest import TestCase, mock
 
 import psutil
 import psycopg2
-import urllib3
 from sqlalchemy import text
 
 from project import create_app, db, migration
 from project.config import TestingConfig
 from project.postgres import EmbeddedPostgres
 from project.tests.base import BaseTestCase
+from project.tests.processes import (
+    GRACE_SECONDS,
+    ROOT,
+    answers,
+    environment,
+    free_port,
+    house,
+    is_alive,
+    postmaster,
+    wait_until,
+)
 from project.users import User
 
-ROOT = Path(__file__).parent.parent.parent
 SECRET = "the secret of these tests, which is long enough"
-# How late anything may be on a machine that is busy with other things.
-GRACE_SECONDS = 30
 # How soon "at once" is, there.
 AT_ONCE_SECONDS = 1.9
 
@@ -49,58 +55,6 @@ while line := sys.stdin.readline().strip():
         print(*cursor.fetchone(), flush=True)
     connection.close()
 """
-
-
-def wait_until(holds):
-    """Wait until it is true and return what was; fail where it does not come true in time."""
-    deadline = time.monotonic() + GRACE_SECONDS
-    while not (what := holds()):
-        if time.monotonic() > deadline:
-            raise AssertionError("it did not come true in time")
-        time.sleep(0.01)
-    return what
-
-
-def is_alive(pid):
-    with suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    return False
-
-
-def postmaster(folder):
-    """Return the number of the server that runs in a folder, or None."""
-    with suppress(FileNotFoundError, ValueError, IndexError):
-        return int((folder / "postmaster.pid").read_text().splitlines()[0])
-    return None
-
-
-def answers(address):
-    """Return whether a server answers there, and with 200."""
-    with suppress(urllib3.exceptions.HTTPError):
-        return urllib3.request("GET", address, retries=False, timeout=GRACE_SECONDS).status == 200
-    return False
-
-
-def free_port():
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        return server.getsockname()[1]
-
-
-@contextmanager
-def house():
-    """Give a folder with this code as its own, where it keeps its own database and secret."""
-    with tempfile.TemporaryDirectory(prefix="house-", ignore_cleanup_errors=True) as folder:
-        for name in ("project", "migrations", "manage.py"):
-            (Path(folder) / name).symlink_to(ROOT / name)
-        yield Path(folder)
-
-
-def environment(**settings):
-    """Return the environment of a command: nothing but the code is shared with this process."""
-    ours = {name: getattr(TestingConfig, name) for name in dir(TestingConfig) if name.isupper()}
-    others = {"APP_SETTINGS", "DATABASE_URL", "DATABASE_TEST_URL"}
-    kept = {key: value for key, value in os.environ.items() if key not in ours.keys() | others}
-    return kept | settings
 
 
 class Process:

@@ -5,14 +5,13 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,39 +20,15 @@ from typing import Any
 import psutil
 
 from project.postgres import EmbeddedPostgres
+from project.tests.processes import ROOT, free_port, wait_until
 from project.tokens import Tokens
 from project.users import User
 
-ROOT = Path(__file__).parents[3]
 SECRET = "a secret of the fault tests, long enough"
 TOKEN = Tokens(SECRET).issue(User(7, is_service=True), days=1)
 ADMIN_TOKEN = Tokens(SECRET).issue(User(1, is_admin=True), days=1)
-START_SECONDS = 30
 # How long a client repeats an increment that has a key.
 PERSISTENCE_SECONDS = 20
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until(is_so: Callable[[], Any], seconds: float = START_SECONDS) -> float:
-    """Wait until it is so; return how long that took, in seconds."""
-    began = time.monotonic()
-    while not is_so():
-        if time.monotonic() - began > seconds:
-            raise AssertionError(f"not so after {seconds} seconds")
-        time.sleep(0.02)
-    return time.monotonic() - began
-
-
-def is_alive(process: psutil.Process) -> bool:
-    """Return whether a process runs; one that nobody has buried does not."""
-    with suppress(psutil.NoSuchProcess):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
 
 
 class Postgres:
