@@ -41,7 +41,7 @@ TRUSTED_IDLE_SECONDS = 1.0
 # How long the children of a killed server may take to notice.
 ORPHANS_SECONDS = 10
 
-LARGEST_EMBEDDED = """
+EMBEDDED_SETTINGS = """
 max_connections = 300
 """
 
@@ -69,7 +69,7 @@ class _Server(PostgresServer):  # type: ignore[misc]
         fresh = not (self.pgdata / "PG_VERSION").exists()
         super().ensure_pgdata_inited()
         if fresh:
-            (self.pgdata / "postgresql.auto.conf").write_text(LARGEST_EMBEDDED)
+            (self.pgdata / "postgresql.auto.conf").write_text(EMBEDDED_SETTINGS)
         self._forget_the_dead()
 
     def ensure_postgres_running(self) -> None:

@@ -2,7 +2,7 @@
 
 An `ApiError` knows its status, its code and its message, and is raised where the trouble is
 seen. Everything else that can go wrong is turned into one of them here, so a caller meets one
-envelope: CONTRACT's, or RFC 9457's where it asks for `application/problem+json`.
+envelope: the service's own, or RFC 9457's where it asks for `application/problem+json`.
 """
 
 from collections.abc import Mapping

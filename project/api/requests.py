@@ -1,4 +1,4 @@
-"""A request as this API takes it: JSON without ambiguity, no parameter unread, an id of its own."""
+"""A request as this API takes it: JSON without ambiguity, and no parameter unread."""
 
 import json
 from collections import Counter

@@ -26,7 +26,6 @@ from project.users import User
 
 SECRET = "a secret of the fault tests, long enough"
 TOKEN = Tokens(SECRET).issue(User(7, is_service=True), days=1)
-ADMIN_TOKEN = Tokens(SECRET).issue(User(1, is_admin=True), days=1)
 # How long a client repeats an increment that has a key.
 PERSISTENCE_SECONDS = 20
 
