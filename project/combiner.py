@@ -132,6 +132,8 @@ class Combiner(Generic[Item, Result]):
         """Flush the ticket and the queue behind it; then wake the next leader and the carried."""
         batch = [ticket]
         try:
+            if ticket.leads:
+                time.sleep(0)  # whoever is just about to queue up comes along
             with self._lock:
                 while self._queue and len(batch) < LARGEST_BATCH:
                     batch.append(self._queue.popleft())
