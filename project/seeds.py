@@ -7,7 +7,7 @@ from functools import partial
 
 from project.api.counter import queries as counters
 from project.api.scores import queries as scores
-from project.api.scores.queries import Attempt
+from project.api.scores.queries import NewAttempt
 from project.extensions import db
 
 EXERCISES = 60
@@ -23,7 +23,7 @@ def sow(count: int) -> None:
     counters.add_many(COUNTERS)
 
 
-def _answers(count: int) -> Iterator[Attempt]:
+def _answers(count: int) -> Iterator[NewAttempt]:
     """Yield one answer for each pair: learners begin at the front and give up somewhere."""
     chance = random.Random(count)  # noqa: S311  not for secrets
     user_id, left = 0, count
@@ -33,5 +33,5 @@ def _answers(count: int) -> Iterator[Attempt]:
         for exercise_id in range(1, min(left, chance.randint(1, EXERCISES)) + 1):
             difficulty = 3 * exercise_id / EXERCISES - 2
             solved = chance.random() < 1 / (1 + math.exp(difficulty - skill))
-            yield Attempt(user_id, exercise_id, solved)
+            yield NewAttempt(user_id, exercise_id, solved, user_id)
             left -= 1

@@ -82,6 +82,19 @@ def authenticate_unless(is_open: Callable[..., bool]) -> Callable[[View], View]:
     return decorator
 
 
+def authenticate_where(needs_caller: Callable[[], bool]) -> Callable[[View], View]:
+    """Do as `authenticate` where the query asks for it; give None as caller where it does not."""
+
+    def decorator(view: View) -> View:
+        @wraps(view)
+        def authenticated(**kwargs: Any) -> Any:
+            return view(current_caller() if needs_caller() else None, **kwargs)
+
+        return cast(View, _needs_token(authenticated, also_without=True))
+
+    return decorator
+
+
 def _needs_token(view: Any, *, also_without: bool = False) -> Any:
     """Say so in the API document."""
     if not hasattr(view, "_spec"):
@@ -104,9 +117,14 @@ def acting_for(caller: User, body: _ForUser) -> int:
     user_id = body.user_id
     if user_id is None or user_id == caller.user_id:
         return caller.user_id
+    only_services(caller)
+    return user_id
+
+
+def only_services(caller: User) -> None:
+    """Raise Forbidden where the caller is neither a service nor an administrator."""
     if not (caller.is_admin or caller.is_service):
         raise Forbidden
-    return user_id
 
 
 def only_admin(caller: User) -> None:

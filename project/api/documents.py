@@ -43,6 +43,7 @@ SETTINGS = {
 ID_SCHEMA = {"type": "integer", "minimum": 1, "maximum": LARGEST_BIGINT}
 PATH_SCHEMAS = {
     "score_id": ID_SCHEMA,
+    "exercise_id": ID_SCHEMA,
     "name": {"type": "string", "pattern": NAME_PATTERN},
 }
 REQUEST_ID_HEADER = {

@@ -5,6 +5,7 @@ seen. Everything else that can go wrong is turned into one of them here, so a ca
 envelope: the service's own, or RFC 9457's where it asks for `application/problem+json`.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
@@ -22,6 +23,7 @@ from project.combiner import Overdue, StillUnderway
 from project.extensions import OutcomeUnknown
 from project.users import UsersUnavailable
 
+ITEM = re.compile(r"\w+\.(\d+)\.(\w+)")
 PROBLEM_JSON = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
 
@@ -258,10 +260,14 @@ def from_werkzeug(error: HTTPException) -> Response:
 def from_validation(error: HTTPError) -> Response:
     """Answer what APIFlask raises where a body or a query string does not fit its schema."""
     [(place, reasons)] = error.detail.items()
-    fields = {
-        field.removesuffix(".[key]"): [reason.removeprefix("Value error, ") for reason in because]
-        for field, because in reasons.items()
-    }
+    fields: dict[str, list[str]] = {}
+    for field, because in reasons.items():
+        # What is wrong with an item of a list is told by its index.
+        item = ITEM.fullmatch(field)
+        name, prefix = (item[1], f"{item[2]}: ") if item else (field.removesuffix(".[key]"), "")
+        fields.setdefault(name, []).extend(
+            prefix + reason.removeprefix("Value error, ") for reason in because
+        )
     return answer(InvalidQuery(fields) if place == "query" else InvalidPayload(fields))
 
 

@@ -30,7 +30,8 @@ T = TypeVar("T")
 Omittable = Annotated[T | None, BeforeValidator(_not_null), Field(default=None)]
 
 
-def _integer(text: Any) -> Any:
+def to_integer(text: Any) -> Any:
+    """Return the number that a query string writes in digits; anything else as it is."""
     return int(text) if isinstance(text, str) and re.fullmatch("[0-9]{1,19}", text) else text
 
 
@@ -55,7 +56,7 @@ def _time(text: Any) -> Any:
 
 
 # The same, as they stand in a query string, where everything is text.
-QueryId = Annotated[Id, BeforeValidator(_integer)]
+QueryId = Annotated[Id, BeforeValidator(to_integer)]
 QueryBoolean = Annotated[bool, BeforeValidator(_boolean)]
 QueryTime = Annotated[AwareDatetime, BeforeValidator(_time)]
 
@@ -63,5 +64,5 @@ QueryTime = Annotated[AwareDatetime, BeforeValidator(_time)]
 class PageQuery(Strict):
     """What every list takes: how many, and where the page before ended."""
 
-    limit: Annotated[int, BeforeValidator(_integer), Field(ge=1, le=1000)] = 1000
+    limit: Annotated[int, BeforeValidator(to_integer), Field(ge=1, le=1000)] = 1000
     cursor: Omittable[Annotated[str, Field(pattern="^[0-9a-f]+$", max_length=1000)]]

@@ -8,19 +8,21 @@ filters, so that one from elsewhere is refused and not misread.
 
 import hashlib
 import hmac
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlencode
 
+import orjson
 from flask import Response, current_app, request
 
 from project.api.errors import InvalidQuery
 from project.api.fields import PageQuery
-from project.api.responses import success
+from project.api.responses import not_modified, success
+from project.listings import Listing
 
 SIGNATURE_BYTES = 16
 
-Item = TypeVar("Item")
+Place = Callable[[dict[str, Any]], Any]
 
 
 class Cursors:
@@ -56,24 +58,28 @@ class Page:
         self._filters = query.model_dump(
             mode="json", exclude={"limit", "cursor"}, exclude_none=True
         )
-        self._limit = query.limit
+        self.limit = query.limit
         owned = sorted((self._filters | whose).items())
         self._listing = f"{request.path}?{urlencode(owned)}"
         self.after = self._cursors.decode(self._listing, query.cursor) if query.cursor else None
-        # One more than asked for tells whether there is a page behind this one.
-        self.limit = query.limit + 1
 
     @property
     def _cursors(self) -> Cursors:
         cursors: Cursors = current_app.extensions["cursors"]
         return cursors
 
-    def answer(self, name: str, rows: Sequence[Item], place: Callable[[Item], Any]) -> Response:
-        """Return the rows as `data.<name>`, with the cursor and the link to the next page."""
-        shown = rows[: self._limit]
-        if len(rows) <= self._limit:
-            return success({name: list(shown), "next_cursor": None})
-        cursor = self._cursors.encode(self._listing, str(place(shown[-1])))
-        following = urlencode(self._filters | {"limit": self._limit, "cursor": cursor})
-        link = f'<{request.path}?{following}>; rel="next"'  # RFC 8288
-        return success({name: list(shown), "next_cursor": cursor}, headers={"Link": link})
+    def answer(self, name: str, listing: Listing, place: Place) -> Response:
+        """Return the rows as `data.<name>`, with the cursor and the link to the next page.
+
+        `place` tells by the last row where the next page begins.
+        """
+        if listing.rows is None:
+            return not_modified(listing.etag)
+        headers = {"ETag": f'"{listing.etag}"'}
+        cursor = None
+        if listing.last is not None:
+            cursor = self._cursors.encode(self._listing, str(place(listing.last)))
+            following = urlencode(self._filters | {"limit": self.limit, "cursor": cursor})
+            headers["Link"] = f'<{request.path}?{following}>; rel="next"'  # RFC 8288
+        data = {name: orjson.Fragment(listing.rows), "next_cursor": cursor}
+        return success(data, headers=headers)

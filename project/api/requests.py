@@ -3,9 +3,10 @@
 import json
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from functools import wraps
+from typing import Any, NoReturn, TypeVar, cast
 
-from flask import Request, Response, current_app
+from flask import Request, Response, current_app, request
 
 from project.api.errors import InvalidPayload, InvalidQuery, PayloadTooLarge, UnsupportedMediaType
 from project.app import NamedRequest, Service
@@ -69,6 +70,20 @@ class JsonRequest(NamedRequest):
         if not isinstance(parsed, dict):
             raise InvalidPayload({"body": ["The body should be a JSON object."]})
         return parsed
+
+
+def takes_up_to(bytes_: int) -> Callable[[View], View]:
+    """Have a view take bodies of up to that many bytes."""
+
+    def decorator(view: View) -> View:
+        @wraps(view)
+        def taking(*args: Any, **kwargs: Any) -> Any:
+            request.max_content_length = bytes_
+            return view(*args, **kwargs)
+
+        return cast(View, taking)
+
+    return decorator
 
 
 def page(view: View) -> View:

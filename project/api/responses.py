@@ -85,10 +85,22 @@ def success(
     return Answer(data, message, status, headers or {}).response()
 
 
+def known_etags() -> list[str]:
+    """Return the ETags of the versions that the caller has (RFC 9110, section 13.1.2)."""
+    if "If-None-Match" not in request.headers:
+        return []
+    return list(request.if_none_match.as_set(include_weak=True))
+
+
 def unchanged(etag: str) -> Response | None:
     """Return 304 where the caller has this version already (RFC 9110, section 13.1.2), or None."""
-    if "If-None-Match" not in request.headers or not request.if_none_match.contains(etag):
+    if "If-None-Match" not in request.headers or not request.if_none_match.contains_weak(etag):
         return None
+    return not_modified(etag)
+
+
+def not_modified(etag: str) -> Response:
+    """Return 304: the caller has this version."""
     response = PlainResponse(status=304)
     response.set_etag(etag)
     return response

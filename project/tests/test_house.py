@@ -27,6 +27,7 @@ OPEN = {
     "eval.ready",
     "openapi.spec",
     "scores.get_score",
+    "scores.get_stats",
     "scores.list_scores",
     "static",
 }

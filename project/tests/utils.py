@@ -2,9 +2,12 @@
 
 from datetime import datetime
 
+from sqlalchemy import func
+
 from project import db
 from project.api.counter import queries as counters
-from project.api.scores.models import Score
+from project.api.scores import totals
+from project.api.scores.models import Attempt, Score
 
 
 def add_score(
@@ -13,11 +16,19 @@ def add_score(
     correct: bool = True,
     created_at: datetime | None = None,
 ) -> Score:
-    """Add a score, as if by a single write, and return it."""
-    times = {"created_at": created_at, "updated_at": created_at} if created_at else {}
-    score = Score(user_id=user_id, exercise_id=exercise_id, correct=correct, **times)
-    db.session.add(score)
+    """Add a score, as a single write does, or would have done at `created_at`, and return it."""
+    at = created_at or db.session.scalar(func.now())
+    pair = {"user_id": user_id, "exercise_id": exercise_id, "correct": correct}
+    score = Score(
+        **pair,
+        correct_attempts=int(correct),
+        solved_at=at if correct else None,
+        created_at=at,
+        updated_at=at,
+    )
+    db.session.add_all([score, Attempt(**pair, seq=1, actor=user_id, at=at)])
     db.session.commit()
+    db.transact(totals.mend)
     return score
 
 

@@ -12,10 +12,12 @@ from typing import Literal
 from psycopg2.errors import NumericValueOutOfRange
 from sqlalchemy import select, text
 
+from project import listings
 from project.api.counter.models import Counter
 from project.api.errors import CounterOverflow
 from project.api.fields import LARGEST_BIGINT
 from project.extensions import db
+from project.listings import Listing
 from project.statements import Connection, Row, Statement
 
 # The names come sorted: two processes that add to the same counters lock them in the same
@@ -91,6 +93,15 @@ ADJUST = Statement(
 
 DELETE = Statement("DELETE FROM counters WHERE name = :name RETURNING name", name="text")
 DELETE_LEDGER = Statement("DELETE FROM counter_hours WHERE name = :name", name="text")
+
+PAGE = """
+    SELECT name, value, created_at, updated_at
+      FROM counters
+     WHERE name > :after
+     ORDER BY name
+     LIMIT :limit + 1
+"""
+PAGE_OF_PREFIX = PAGE.replace("ORDER BY", "AND name >= :prefix AND name < :end ORDER BY")
 
 # One statement sees one snapshot, so the value and its ledger are of the same moment.
 AUDIT = text("""
@@ -214,14 +225,15 @@ def select_counter(name: str) -> CounterRow | None:
     return rows[0] if rows else None
 
 
-def select_page(*, after: str, limit: int, prefix: str | None = None) -> Sequence[CounterRow]:
+def select_page(*, after: str, limit: int, known: Sequence[str], prefix: str | None) -> Listing:
     """Return the counters behind the name `after` whose names begin with `prefix`, by name."""
-    statement = select(*SHOWN).where(Counter.name > after).order_by(Counter.name).limit(limit)
-    if prefix is not None:
-        # Names are ASCII, so all that begin with "ab" lie between "ab" and "ac".
-        end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
-        statement = statement.where(Counter.name >= prefix, Counter.name < end)
-    return db.read(statement)
+    if prefix is None:
+        return listings.read(PAGE, limit=limit, known=known, after=after)
+    # Names are ASCII, so all that begin with "ab" lie between "ab" and "ac".
+    end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+    return listings.read(
+        PAGE_OF_PREFIX, limit=limit, known=known, after=after, prefix=prefix, end=end
+    )
 
 
 def audit(name: str) -> tuple[int, int] | None:

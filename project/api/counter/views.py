@@ -31,7 +31,7 @@ from project.api.fields import EARLIEST, NAME_PATTERN
 from project.api.idempotency.keys import alone, submit
 from project.api.pagination import Page
 from project.api.requests import page
-from project.api.responses import Done, integer, success, unchanged
+from project.api.responses import Done, integer, known_etags, success, unchanged
 from project.users import User
 
 counter_blueprint = APIBlueprint("counter", __name__)
@@ -108,10 +108,13 @@ def get_counter(name: str) -> Response:
 def list_counters(query_data: CounterFilter) -> Response:
     """List counters in the order of their names."""
     listed = Page(query_data)
-    rows = queries.select_page(
-        after=listed.after or "", limit=listed.limit, prefix=query_data.prefix
+    listing = queries.select_page(
+        after=listed.after or "",
+        limit=listed.limit,
+        known=known_etags(),
+        prefix=query_data.prefix,
     )
-    return listed.answer("counters", rows, place=lambda counter: counter.name)
+    return listed.answer("counters", listing, place=lambda counter: counter["name"])
 
 
 @counter_blueprint.put("/counters/<name>")

@@ -1,8 +1,12 @@
-"""The tables of scores."""
+"""The tables of scores.
+
+`scores` and `attempts` are what happened. The others are sums over them, kept in the
+transaction of whatever changes them, so that a rank or a total is read and not counted.
+"""
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, DateTime, Index, Sequence, func
+from sqlalchemy import BigInteger, DateTime, Index, Sequence, SmallInteger, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from project.extensions import db
@@ -14,11 +18,32 @@ class Score(db.Model):  # type: ignore[name-defined,misc]
     """Whether a user solved an exercise; one row for each pair.
 
     The pair is the key, and begins with the user, so that a distributed PostgreSQL can keep
-    everything of a user in one place; the id is a second name of the row.
+    everything of a user in one place; the id is a second name of the row. A score is solved from
+    its first correct attempt on, so it was the latest one where `correct_attempts` is 1.
     """
 
     __tablename__ = "scores"
-    __table_args__ = (Index(None, "id"), Index(None, "exercise_id", "id"))
+    __table_args__ = (
+        Index(None, "id"),
+        Index(None, "exercise_id", "id"),
+        # Who solved an exercise first.
+        Index(
+            "scores_exercise_id_solved_at_idx",
+            "exercise_id",
+            "solved_at",
+            "user_id",
+            postgresql_where="solved_at IS NOT NULL",
+        ),
+        # Who solved how many within a window of time.
+        Index(
+            "scores_solved_at_idx",
+            "solved_at",
+            "user_id",
+            postgresql_where="solved_at IS NOT NULL",
+        ),
+        # Room for the next version of a row in the same page, where no index need learn of it.
+        {"postgresql_with": {"fillfactor": 90}},
+    )
 
     user_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     exercise_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
@@ -27,6 +52,68 @@ class Score(db.Model):  # type: ignore[name-defined,misc]
     )
     correct: Mapped[bool]
     attempts: Mapped[int] = mapped_column(BigInteger, server_default="1")
+    correct_attempts: Mapped[int] = mapped_column(BigInteger, server_default="0")
     solved_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
+class Attempt(db.Model):  # type: ignore[name-defined,misc]
+    """One write of a score, kept for ever: the score's latest one is that of its `attempts`."""
+
+    __tablename__ = "attempts"
+    __table_args__ = (Index(None, "at"),)
+
+    user_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    exercise_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    # Who wrote it, the user or a service for it; none where it was imported.
+    actor: Mapped[int | None] = mapped_column(BigInteger)
+    at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    correct: Mapped[bool]
+
+
+class UserTotal(db.Model):  # type: ignore[name-defined,misc]
+    """How many exercises a user solved; the leaderboard is an index of it."""
+
+    __tablename__ = "user_totals"
+
+    user_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    solved: Mapped[int] = mapped_column(BigInteger)
+    last_solved_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+
+# Whoever solved most comes first, and of those who solved as many, who did so first.
+Index(
+    "user_totals_standing_idx",
+    -UserTotal.solved,
+    UserTotal.last_solved_at,
+    UserTotal.user_id,
+    postgresql_where=UserTotal.solved > 0,
+)
+
+
+class SolvedCount(db.Model):  # type: ignore[name-defined,misc]
+    """How many users solved exactly that many exercises: a rank is a sum over it.
+
+    The sum over the shards is the count. Every process of PostgreSQL writes a shard of its own,
+    so that two transactions do not wait for each other here.
+    """
+
+    __tablename__ = "solved_counts"
+
+    solved: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    shard: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    users: Mapped[int] = mapped_column(BigInteger)
+
+
+class ExerciseTotal(db.Model):  # type: ignore[name-defined,misc]
+    """How an exercise went with everybody; in shards, as above."""
+
+    __tablename__ = "exercise_totals"
+
+    exercise_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    shard: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    attempted: Mapped[int] = mapped_column(BigInteger)
+    solved: Mapped[int] = mapped_column(BigInteger)
+    attempts: Mapped[int] = mapped_column(BigInteger)

@@ -1,12 +1,14 @@
 """What comes in and goes out about scores; the API document is made from it."""
 
-from datetime import datetime
-from typing import Literal
+from datetime import date, datetime
+from functools import cache
+from typing import Annotated, ClassVar, Literal
+from zoneinfo import available_timezones
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PlainValidator
 from werkzeug.routing import BaseConverter
 
-from project.api.errors import ScoreNotFound
+from project.api.errors import ApiError, NotFound, ScoreNotFound
 from project.api.fields import (
     LARGEST_BIGINT,
     Id,
@@ -16,14 +18,19 @@ from project.api.fields import (
     QueryId,
     QueryTime,
     Strict,
+    to_integer,
 )
+
+MOST_SCORES = 1000
 
 
 class ScoreId(BaseConverter):
     """The id of a score in a path; what cannot be one is a score that does not exist."""
 
+    missing: ClassVar[type[ApiError]] = ScoreNotFound
+
     def to_python(self, value: str) -> int:
-        """Return the id; raise ScoreNotFound where the text is none."""
+        """Return the id; raise what is said of the missing where the text is none."""
         if (
             value.isascii()
             and value.isdigit()
@@ -31,7 +38,13 @@ class ScoreId(BaseConverter):
             and 0 < int(value) <= LARGEST_BIGINT
         ):
             return int(value)
-        raise ScoreNotFound
+        raise self.missing
+
+
+class ExerciseId(ScoreId):
+    """The id of an exercise in a path."""
+
+    missing = NotFound
 
 
 class NewScore(Strict):
@@ -42,6 +55,20 @@ class NewScore(Strict):
     user_id: Omittable[Id] = Field(
         description="For whom: admins and services may name any user, others only themselves."
     )
+
+
+class NewScoreOf(Strict):
+    """A score as a service sends it, for any user."""
+
+    user_id: Id
+    exercise_id: Id
+    correct: bool
+
+
+class NewScores(Strict):
+    """Scores as a service sends them, to be written all or none."""
+
+    scores: list[NewScoreOf] = Field(min_length=1, max_length=MOST_SCORES)
 
 
 class ScoreFilter(PageQuery):
@@ -59,6 +86,57 @@ class OwnScoreFilter(PageQuery):
     exercise_id: Omittable[QueryId]
     correct: Omittable[QueryBoolean]
     updated_since: Omittable[QueryTime]
+
+
+@cache
+def _time_zones() -> set[str]:
+    return available_timezones()
+
+
+def _known_time_zone(name: str) -> str:
+    if name not in _time_zones():
+        raise ValueError("Input should be a time zone of the IANA database, like Europe/Berlin")
+    return name
+
+
+class ProgressQuery(Strict):
+    """By whose days progress is told."""
+
+    tz: Annotated[str, Field(max_length=64), AfterValidator(_known_time_zone)] = Field(
+        "UTC", description="A time zone of the IANA database, like Europe/Berlin."
+    )
+
+
+def _around(text: str) -> str | int:
+    number = to_integer(text)
+    if text != "me" and not (isinstance(number, int) and 0 < number <= LARGEST_BIGINT):
+        raise ValueError("Input should be me, or the id of a user")
+    return "me" if text == "me" else number
+
+
+Around = Annotated[
+    str | int,
+    PlainValidator(_around, json_schema_input_type=Literal["me"] | Id),
+]
+Span = Annotated[int, Field(ge=0, le=100), BeforeValidator(to_integer)]
+
+
+class LeaderboardQuery(PageQuery):
+    """Which part of the leaderboard is asked for."""
+
+    limit: Annotated[int, BeforeValidator(to_integer), Field(ge=1, le=1000)] = 100
+    window: Literal["all", "month", "week", "day"] = "all"
+    tie: Literal["competition", "dense", "ordinal"] = Field(
+        "competition",
+        description="What follows two users of rank 1: 3 (`competition`) or 2 (`dense`). With "
+        "`ordinal` no two share a rank.",
+    )
+    around: Omittable[Around] = Field(
+        description="`me` or the id of a user, to see its neighbours instead of a page."
+    )
+    span: Omittable[Span] = Field(
+        description="With `around`: how many neighbours, before and behind each; 5 if not given."
+    )
 
 
 class ScoreAnswer(BaseModel):
@@ -94,3 +172,125 @@ class ManyScores(BaseModel):
 
     status: Literal["success"]
     data: ScorePage
+
+
+class WrittenScore(BaseModel):
+    """A score of a batch: its id, and whether it is new."""
+
+    id: Id
+    created: bool
+
+
+class WrittenScores(BaseModel):
+    """The scores of a batch, in the order in which they were sent."""
+
+    results: list[WrittenScore]
+
+
+class Written(BaseModel):
+    """The envelope of a batch."""
+
+    status: Literal["success"]
+    data: WrittenScores
+
+
+class AttemptAnswer(BaseModel):
+    """One attempt at an exercise."""
+
+    seq: int = Field(ge=1, description="The how manieth it was.")
+    correct: bool
+    actor: Id | None = Field(description="Who wrote it; null where it was imported.")
+    at: datetime
+
+
+class AttemptPage(BaseModel):
+    """A page of attempts, and where the next one begins."""
+
+    attempts: list[AttemptAnswer]
+    next_cursor: str | None
+
+
+class History(BaseModel):
+    """The envelope of a page of attempts."""
+
+    status: Literal["success"]
+    data: AttemptPage
+
+
+class Entry(BaseModel):
+    """A place on the leaderboard."""
+
+    rank: int = Field(ge=1)
+    user_id: Id
+    solved: int = Field(ge=1)
+    last_solved_at: datetime
+
+
+class Entries(BaseModel):
+    """A page of the leaderboard, and where the next one begins; or the neighbours of a user."""
+
+    entries: list[Entry]
+    next_cursor: str | None
+    me: Entry | None = Field(
+        None, description="With `around`: the user's own entry, or null where it has no rank."
+    )
+
+
+class Leaderboard(BaseModel):
+    """The envelope of the leaderboard."""
+
+    status: Literal["success"]
+    data: Entries
+
+
+class Streak(BaseModel):
+    """For how many days in a row at least one exercise was solved."""
+
+    current: int = Field(ge=0, description="The row that ends today or yesterday.")
+    longest: int = Field(ge=0)
+
+
+class ProgressAnswer(BaseModel):
+    """What a user has achieved."""
+
+    solved: int = Field(ge=0)
+    attempted: int = Field(ge=0, description="Exercises, solved or not.")
+    attempts: int = Field(ge=0)
+    accuracy: float | None = Field(
+        ge=0, le=1, description="The share of attempts that were correct; null before the first."
+    )
+    streak: Streak
+    days: dict[date, int] = Field(description="How many exercises were solved on which day.")
+
+
+class Progress(BaseModel):
+    """The envelope of progress."""
+
+    status: Literal["success"]
+    data: ProgressAnswer
+
+
+class FirstSolved(BaseModel):
+    """Who solved an exercise first, and when."""
+
+    user_id: Id
+    at: datetime
+
+
+class StatsAnswer(BaseModel):
+    """How an exercise went with everybody."""
+
+    attempted: int = Field(ge=0, description="By how many users.")
+    solved: int = Field(ge=0, description="By how many of them.")
+    attempts: int = Field(ge=0)
+    pass_rate: float | None = Field(
+        ge=0, le=1, description="The share of users who solved it; null where nobody tried."
+    )
+    first_solved: FirstSolved | None
+
+
+class Stats(BaseModel):
+    """The envelope of the statistics of an exercise."""
+
+    status: Literal["success"]
+    data: StatsAnswer

@@ -1,29 +1,57 @@
 """The endpoints of scores: take apart, call, answer."""
 
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
 from apiflask import APIBlueprint
-from flask import Response
+from flask import Response, request
 
 from project.api import errors
-from project.api.auth import acting_for, authenticate, only_admin
+from project.api.auth import (
+    acting_for,
+    authenticate,
+    authenticate_where,
+    only_admin,
+    only_services,
+)
 from project.api.documents import may_answer, takes_key
 from project.api.fields import PageQuery
 from project.api.idempotency.keys import submit
 from project.api.pagination import Page
-from project.api.responses import Done, success, unchanged
-from project.api.scores import queries, writes
-from project.api.scores.queries import Attempt, ScoreRow
+from project.api.requests import takes_up_to
+from project.api.responses import Done, known_etags, not_modified, success, unchanged
+from project.api.scores import queries, standings, writes
+from project.api.scores.queries import NewAttempt, ScoreRow
 from project.api.scores.schemas import (
+    ExerciseId,
+    History,
+    Leaderboard,
+    LeaderboardQuery,
     ManyScores,
     NewScore,
+    NewScores,
     OneScore,
     OwnScoreFilter,
+    Progress,
+    ProgressQuery,
     ScoreFilter,
     ScoreId,
+    Stats,
+    Written,
 )
+from project.api.scores.standings import Standing
 from project.users import User
 
 scores_blueprint = APIBlueprint("scores", __name__)
-scores_blueprint.record_once(lambda state: state.app.url_map.converters.update(score_id=ScoreId))
+scores_blueprint.record_once(
+    lambda state: state.app.url_map.converters.update(score_id=ScoreId, exercise_id=ExerciseId)
+)
+
+MEBIBYTE = 1024 * 1024
+SPAN = 5
+WINDOWS = {"day": timedelta(days=1), "week": timedelta(days=7), "month": timedelta(days=30)}
 
 
 @scores_blueprint.get("/scores")
@@ -39,7 +67,7 @@ def list_scores(query_data: ScoreFilter) -> Response:
 @may_answer(errors.ScoreNotFound)
 def get_score(score_id: int) -> Response:
     """Get one score."""
-    return _one(queries.select_score(score_id))
+    return _one(*_existing(score_id))
 
 
 @scores_blueprint.get("/scores/user")
@@ -57,7 +85,7 @@ def list_own_scores(caller: User, query_data: OwnScoreFilter) -> Response:
 @may_answer(errors.ScoreNotFound)
 def get_own_score(caller: User, score_id: int) -> Response:
     """Get one of the caller's scores."""
-    return _one(queries.select_score(score_id, caller.user_id))
+    return _one(*_existing(score_id, caller.user_id))
 
 
 @scores_blueprint.post("/scores")
@@ -97,6 +125,26 @@ def upsert_score(caller: User, json_data: NewScore) -> Response:
 scores_blueprint.patch("/scores/<score_id:score_id>", endpoint="patch_score")(update_score)
 
 
+@scores_blueprint.post("/scores/batch")
+@authenticate
+@takes_up_to(8 * MEBIBYTE)
+@scores_blueprint.input(NewScores)
+@scores_blueprint.output(Written)
+@takes_key
+@may_answer(errors.Forbidden)
+def upsert_scores(caller: User, json_data: NewScores) -> Response:
+    """Record up to 1000 answers of any users, all of them or none; services and administrators.
+
+    They are written as if one came after the other, so a pair may stand in it more than once.
+    """
+    only_services(caller)
+    attempts: Sequence[NewAttempt] = [
+        NewAttempt(score.user_id, score.exercise_id, score.correct, caller.user_id)
+        for score in json_data.scores
+    ]
+    return submit(attempts, caller, writes.upsert_all)
+
+
 @scores_blueprint.delete("/scores/<score_id:score_id>")
 @authenticate
 @scores_blueprint.output(Done)
@@ -109,19 +157,127 @@ def delete_score(caller: User, score_id: int) -> Response:
     return success(message="Score was deleted!")
 
 
+@scores_blueprint.get("/scores/<score_id:score_id>/history")
+@authenticate
+@scores_blueprint.input(PageQuery, location="query")
+@scores_blueprint.output(History)
+@may_answer(errors.ScoreNotFound, errors.Forbidden)
+def list_attempts(caller: User, score_id: int, query_data: PageQuery) -> Response:
+    """List every attempt at a score in order; for its owner, services and administrators."""
+    score, _ = _existing(score_id)
+    if score.user_id != caller.user_id:
+        only_services(caller)
+    page = Page(query_data)
+    listing = queries.select_history(
+        score_id, after=int(page.after or 0), limit=page.limit, known=known_etags()
+    )
+    return page.answer("attempts", listing, place=lambda attempt: attempt["seq"])
+
+
+@scores_blueprint.get("/scores/user/progress")
+@authenticate
+@scores_blueprint.input(ProgressQuery, location="query")
+@scores_blueprint.output(Progress)
+def get_progress(caller: User, query_data: ProgressQuery) -> Response:
+    """Tell what the caller has achieved, day by day.
+
+    A day counts the exercises that were solved for the first time on it, in the given time zone.
+    A streak is a row of days with at least one; the current one ends today or yesterday.
+    """
+    return success(standings.select_progress(caller.user_id, query_data.tz))
+
+
+@scores_blueprint.get("/scores/exercise/<exercise_id:exercise_id>/stats")
+@scores_blueprint.output(Stats)
+@may_answer(errors.NotFound)
+def get_stats(exercise_id: int) -> Response:
+    """Tell how an exercise went with everybody; zeros where nobody has tried it."""
+    return success(standings.select_stats(exercise_id))
+
+
+@scores_blueprint.get("/scores/leaderboard")
+@authenticate_where(lambda: request.args.get("around") == "me")
+@scores_blueprint.input(LeaderboardQuery, location="query")
+@scores_blueprint.output(Leaderboard)
+def get_leaderboard(caller: User | None, query_data: LeaderboardQuery) -> Response:
+    """Rank the users by how many exercises they solved, ever or lately.
+
+    Most solved first; of those with as many, who solved the last of them first. `day`, `week` and
+    `month` are the last 24 hours, 7 days and 30 days. Who solved nothing in the window has no
+    rank. With `around` the page is the user's neighbours, and needs a token where it is `me`.
+    """
+    if query_data.around is None:
+        _refuse({"span"} & query_data.model_fields_set, "Only with around.")
+        return _leaderboard(query_data)
+    _refuse({"limit", "cursor"} & query_data.model_fields_set, "Not with around.")
+    return _neighbours(query_data, caller.user_id if caller else int(query_data.around))
+
+
+def _refuse(parameters: set[str], reason: str) -> None:
+    """Raise InvalidQuery where there are such parameters."""
+    if parameters:
+        raise errors.InvalidQuery({name: [reason] for name in parameters})
+
+
+def _leaderboard(query: LeaderboardQuery) -> Response:
+    page = Page(query)
+    since, after = _since(query), None
+    if page.after is not None:
+        solved, last_solved_at, user_id, window = page.after.split(" ")
+        after = Standing(int(solved), datetime.fromisoformat(last_solved_at), int(user_id))
+        # All pages look at the same window, however long the reader takes.
+        since = datetime.fromisoformat(window) if since else None
+    listing = standings.select_leaderboard(
+        tie=query.tie, since=since, after=after, limit=page.limit, known=known_etags()
+    )
+    begins = since.isoformat() if since else "-"
+
+    def place(entry: dict[str, Any]) -> str:
+        return f"{entry['solved']} {entry['last_solved_at']} {entry['user_id']} {begins}"
+
+    return page.answer("entries", listing, place)
+
+
+def _neighbours(query: LeaderboardQuery, user_id: int) -> Response:
+    listing = standings.select_neighbours(
+        user_id,
+        SPAN if query.span is None else query.span,
+        tie=query.tie,
+        since=_since(query),
+        known=known_etags(),
+    )
+    if listing.rows is None:
+        return not_modified(listing.etag)
+    entries = orjson.loads(listing.rows)
+    me = next((entry for entry in entries if entry["user_id"] == user_id), None)
+    headers = {"ETag": f'"{listing.etag}"'}
+    return success({"entries": entries, "next_cursor": None, "me": me}, headers=headers)
+
+
+def _since(query: LeaderboardQuery) -> datetime | None:
+    return datetime.now(UTC) - WINDOWS[query.window] if query.window in WINDOWS else None
+
+
 def _page(query: PageQuery, **owner: int) -> Response:
     page = Page(query, **owner)
     filters = query.model_dump(exclude={"limit", "cursor"}) | owner
-    rows = queries.select_page(after=int(page.after or 0), limit=page.limit, **filters)
-    return page.answer("scores", rows, place=lambda score: score.id)
+    listing = queries.select_page(
+        after=int(page.after or 0), limit=page.limit, known=known_etags(), **filters
+    )
+    return page.answer("scores", listing, place=lambda score: score["id"])
 
 
-def _one(score: ScoreRow | None) -> Response:
-    if score is None:
+def _existing(score_id: int, user_id: int | None = None) -> tuple[ScoreRow, str]:
+    found = queries.select_score(score_id, user_id)
+    if found is None:
         raise errors.ScoreNotFound
-    etag = f"{score.id}-{score.attempts}"
+    return found
+
+
+def _one(score: ScoreRow, etag: str) -> Response:
     return unchanged(etag) or success(score, headers={"ETag": f'"{etag}"'})
 
 
-def _attempt(caller: User, body: NewScore, score_id: int | None = None) -> Attempt:
-    return Attempt(acting_for(caller, body), body.exercise_id, body.correct, score_id)
+def _attempt(caller: User, body: NewScore, score_id: int | None = None) -> NewAttempt:
+    user_id = acting_for(caller, body)
+    return NewAttempt(user_id, body.exercise_id, body.correct, caller.user_id, score_id)

@@ -7,12 +7,14 @@ from functools import partial
 from project import create_app, db, migration
 from project.api.counter import queries as counters
 from project.api.scores import queries as scores
-from project.api.scores.queries import Attempt
+from project.api.scores.queries import NewAttempt
 
 TIMES = 500
 NAMES = [f"c{number:02}" for number in range(20)]
 ATTEMPTS = [
-    Attempt(user_id, exercise_id, True) for user_id in range(1, 6) for exercise_id in range(1, 5)
+    NewAttempt(user_id, exercise_id, correct=True, actor=user_id)
+    for user_id in range(1, 6)
+    for exercise_id in range(1, 5)
 ]
 
 
