@@ -50,7 +50,18 @@ REQUEST_ID_HEADER = {
     "description": "The id of the request: the caller's own, or a new one.",
     "schema": {"type": "string"},
 }
+ETAG_HEADER = {
+    "description": "The version of what is shown.",
+    "schema": {"type": "string"},
+}
 
+IF_NONE_MATCH = {
+    "in": "header",
+    "name": "If-None-Match",
+    "required": False,
+    "description": "The ETag of what you have: where it is still so, the answer is a bare 304.",
+    "schema": {"type": "string"},
+}
 
 IDEMPOTENCY_KEY = {
     "in": "header",
@@ -115,6 +126,12 @@ def takes_key(view: View) -> View:
     return view
 
 
+def has_version(view: View) -> View:
+    """Say that a view answers with an ETag, and with 304 to who has that version."""
+    _annotations(view)["has_version"] = True
+    return view
+
+
 def shows_picture(view: View) -> View:
     """Say that a view answers with SVG."""
     _annotations(view)["responses"] = {
@@ -165,8 +182,11 @@ def complete(app: APIFlask, document: Schema) -> Schema:
         _describe_body(operation, spec)
         _describe_success(operation, spec)
         _describe_failures(operation, _failures(spec))
-    document["components"]["headers"] = {"X-Request-ID": REQUEST_ID_HEADER}
-    document["components"]["parameters"] = {"Idempotency-Key": IDEMPOTENCY_KEY}
+    document["components"]["headers"] = {"X-Request-ID": REQUEST_ID_HEADER, "ETag": ETAG_HEADER}
+    document["components"]["parameters"] = {
+        "Idempotency-Key": IDEMPOTENCY_KEY,
+        "If-None-Match": IF_NONE_MATCH,
+    }
     for model in (Failure, Problem):
         document["components"]["schemas"][model.__name__] = model.model_json_schema()
     _tidy(document)
@@ -202,6 +222,8 @@ def _describe_headers(operation: Schema, spec: Schema) -> None:
         )
     if spec.get("takes_key"):
         operation["parameters"].append({"$ref": "#/components/parameters/Idempotency-Key"})
+    if spec.get("has_version"):
+        operation["parameters"].append({"$ref": "#/components/parameters/If-None-Match"})
 
 
 def _describe_body(operation: Schema, spec: Schema) -> None:
@@ -219,8 +241,12 @@ def _describe_success(operation: Schema, spec: Schema) -> None:
                 "application/json": {"schema": {"$ref": f"#/components/schemas/{created.__name__}"}}
             },
         }
+    if spec.get("has_version"):
+        operation["responses"]["304"] = {"description": "It is as you have it."}
     for answer in operation["responses"].values():
         answer["headers"] = {"X-Request-ID": {"$ref": "#/components/headers/X-Request-ID"}}
+        if spec.get("has_version"):
+            answer["headers"]["ETag"] = {"$ref": "#/components/headers/ETag"}
 
 
 def _failures(spec: Schema) -> list[type[ApiError]]:

@@ -26,7 +26,7 @@ from project.api.counter.schemas import (
     is_public,
 )
 from project.api.counter.writes import Addition, Setting
-from project.api.documents import may_answer, shows_page, shows_picture, takes_key
+from project.api.documents import has_version, may_answer, shows_page, shows_picture, takes_key
 from project.api.fields import EARLIEST, NAME_PATTERN
 from project.api.idempotency.keys import alone, submit
 from project.api.pagination import Page
@@ -95,6 +95,7 @@ def increment_counters(caller: User, json_data: Increments) -> Response:
 
 @counter_blueprint.get("/counters/<name>")
 @counter_blueprint.output(OneCounter)
+@has_version
 @may_answer(errors.CounterNotFound)
 def get_counter(name: str) -> Response:
     """Get one counter; looking does not count."""
@@ -105,6 +106,7 @@ def get_counter(name: str) -> Response:
 @counter_blueprint.get("/counters")
 @counter_blueprint.input(CounterFilter, location="query")
 @counter_blueprint.output(ManyCounters)
+@has_version
 def list_counters(query_data: CounterFilter) -> Response:
     """List counters in the order of their names."""
     listed = Page(query_data)

@@ -16,7 +16,7 @@ from project.api.auth import (
     only_admin,
     only_services,
 )
-from project.api.documents import may_answer, takes_key
+from project.api.documents import has_version, may_answer, takes_key
 from project.api.fields import PageQuery
 from project.api.idempotency.keys import submit
 from project.api.pagination import Page
@@ -57,6 +57,7 @@ WINDOWS = {"day": timedelta(days=1), "week": timedelta(days=7), "month": timedel
 @scores_blueprint.get("/scores")
 @scores_blueprint.input(ScoreFilter, location="query")
 @scores_blueprint.output(ManyScores)
+@has_version
 def list_scores(query_data: ScoreFilter) -> Response:
     """List scores in the order of their ids."""
     return _page(query_data)
@@ -64,6 +65,7 @@ def list_scores(query_data: ScoreFilter) -> Response:
 
 @scores_blueprint.get("/scores/<score_id:score_id>")
 @scores_blueprint.output(OneScore)
+@has_version
 @may_answer(errors.ScoreNotFound)
 def get_score(score_id: int) -> Response:
     """Get one score."""
@@ -74,6 +76,7 @@ def get_score(score_id: int) -> Response:
 @authenticate
 @scores_blueprint.input(OwnScoreFilter, location="query")
 @scores_blueprint.output(ManyScores)
+@has_version
 def list_own_scores(caller: User, query_data: OwnScoreFilter) -> Response:
     """List the caller's scores in the order of their ids."""
     return _page(query_data, user_id=caller.user_id)
@@ -82,6 +85,7 @@ def list_own_scores(caller: User, query_data: OwnScoreFilter) -> Response:
 @scores_blueprint.get("/scores/user/<score_id:score_id>")
 @authenticate
 @scores_blueprint.output(OneScore)
+@has_version
 @may_answer(errors.ScoreNotFound)
 def get_own_score(caller: User, score_id: int) -> Response:
     """Get one of the caller's scores."""
@@ -161,6 +165,7 @@ def delete_score(caller: User, score_id: int) -> Response:
 @authenticate
 @scores_blueprint.input(PageQuery, location="query")
 @scores_blueprint.output(History)
+@has_version
 @may_answer(errors.ScoreNotFound, errors.Forbidden)
 def list_attempts(caller: User, score_id: int, query_data: PageQuery) -> Response:
     """List every attempt at a score in order; for its owner, services and administrators."""
@@ -199,6 +204,7 @@ def get_stats(exercise_id: int) -> Response:
 @authenticate_where(lambda: request.args.get("around") == "me")
 @scores_blueprint.input(LeaderboardQuery, location="query")
 @scores_blueprint.output(Leaderboard)
+@has_version
 def get_leaderboard(caller: User | None, query_data: LeaderboardQuery) -> Response:
     """Rank the users by how many exercises they solved, ever or lately.
 
