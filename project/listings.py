@@ -24,7 +24,7 @@ LISTING = """
           FROM page
     )
     SELECT etag,
-           CASE WHEN etag <> ALL (CAST(:known AS text[])) THEN
+           CASE WHEN NOT ARRAY[etag, '*'] && CAST(:known AS text[]) THEN
                (SELECT '[' || coalesce(string_agg(CAST(row_to_json(shown) AS text), ','), '') || ']'
                   FROM (SELECT * FROM page LIMIT :limit) AS shown)
            END AS rows,
@@ -54,7 +54,7 @@ def _listing(rows: str) -> TextClause:
 def read(rows: str, *, limit: int, known: Sequence[str], **values: Any) -> Listing:
     """Return the first `limit` rows that a statement gives, which should give one more.
 
-    `known` are the ETags of what the caller has.
+    `known` are the ETags of what the caller has; * is any.
     """
     [row] = db.read(_listing(rows), limit=limit, known=list(known), **values)
     return Listing(row.etag, row.rows, row.last)

@@ -1,5 +1,6 @@
 """The envelope: status, message, data; and what makes JSON of it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from pydantic import BaseModel
 from project.app import PlainResponse
 
 JSON = "application/json"
+LIST_ETAG = re.compile("[0-9a-f]{32}")
 
 
 def _plain(value: Any) -> Any:
@@ -86,10 +88,13 @@ def success(
 
 
 def known_etags() -> list[str]:
-    """Return the ETags of the versions that the caller has (RFC 9110, section 13.1.2)."""
+    """Return the ETags of lists that the caller has, or * where any would do."""
     if "If-None-Match" not in request.headers:
         return []
-    return list(request.if_none_match.as_set(include_weak=True))
+    if request.if_none_match.star_tag:
+        return ["*"]
+    sent = request.if_none_match.as_set(include_weak=True)
+    return [etag for etag in sent if etag and LIST_ETAG.fullmatch(etag)]
 
 
 def unchanged(etag: str) -> Response | None:

@@ -28,6 +28,8 @@ class ScoreId(BaseConverter):
     """The id of a score in a path; what cannot be one is a score that does not exist."""
 
     missing: ClassVar[type[ApiError]] = ScoreNotFound
+    # These have paths of their own, and their own methods.
+    regex = "(?!(?:batch|exercise|leaderboard|user)$)[^/]+"
 
     def to_python(self, value: str) -> int:
         """Return the id; raise what is said of the missing where the text is none."""
@@ -45,6 +47,7 @@ class ExerciseId(ScoreId):
     """The id of an exercise in a path."""
 
     missing = NotFound
+    regex = "[^/]+"
 
 
 class NewScore(Strict):
@@ -232,7 +235,8 @@ class Entries(BaseModel):
     entries: list[Entry]
     next_cursor: str | None
     me: Entry | None = Field(
-        None, description="With `around`: the user's own entry, or null where it has no rank."
+        default_factory=lambda: None,
+        description="With `around` only: the user's own entry, or null where it has no rank.",
     )
 
 

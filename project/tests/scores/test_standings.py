@@ -484,6 +484,18 @@ class TestListVersions(StandingsTestCase):
         self.assertEqual(first.status_code, 200)
         self.assertIsNotNone(first.get_json()["data"]["next_cursor"])
 
+    def test_are_no_matter_where_the_header_names_none(self):
+        for header in ('W/""', '""', "", '"other"', "\x00"):
+            with self.subTest(header):
+                answer = self.client.get("/scores", headers={"If-None-Match": header})
+
+                self.assertEqual(answer.status_code, 200)
+
+    def test_are_all_had_by_who_has_any(self):
+        answer = self.client.get("/scores", headers={"If-None-Match": "*"})
+
+        self.assertEqual(answer.status_code, 304)
+
 
 class TestTotals(StandingsTestCase):
     def test_are_found_out_and_mended_where_they_are_wrong(self):
