@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal
 
 import orjson
@@ -17,10 +18,18 @@ LIST_ETAG = re.compile("[0-9a-f]{32}")
 
 
 def _plain(value: Any) -> Any:
-    """Return what orjson can write for a value that it does not know."""
+    """Return what orjson can write for a value that it does not know, or writes otherwise."""
+    if isinstance(value, datetime):
+        return _rfc3339(value)
     if hasattr(value, "_asdict"):  # a row
         return value._asdict()
     raise TypeError(f"{type(value).__name__} is no JSON")
+
+
+def _rfc3339(moment: datetime) -> str:
+    """Return a time as PostgreSQL writes it in JSON: no zeros at the end of a second's fraction."""
+    text = moment.isoformat()
+    return f"{text[:19]}{text[19:-6].rstrip('0')}{text[-6:]}" if moment.microsecond else text
 
 
 def integer(value: int) -> orjson.Fragment:
@@ -30,7 +39,7 @@ def integer(value: int) -> orjson.Fragment:
 
 def to_json(value: Any) -> bytes:
     """Return a value as JSON, with times as RFC 3339 writes them."""
-    return orjson.dumps(value, default=_plain)
+    return orjson.dumps(value, default=_plain, option=orjson.OPT_PASSTHROUGH_DATETIME)
 
 
 class OrjsonProvider(JSONProvider):

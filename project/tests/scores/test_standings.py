@@ -497,6 +497,22 @@ class TestListVersions(StandingsTestCase):
         self.assertEqual(answer.status_code, 304)
 
 
+class TestTimes(StandingsTestCase):
+    def test_are_written_alike_wherever_they_stand(self):
+        for number, fraction in enumerate((0, 1, 10, 320060, 500000, 999999), start=1):
+            at = datetime(2026, 11, 20, 8, 30, 0, fraction, tzinfo=UTC)
+            score = add_score(LEARNER_ID, number, created_at=at)
+
+            with self.subTest(at):
+                listed = self.get(f"/scores?exercise_id={number}")["scores"][0]
+                history = self.get(f"/scores/{score.id}/history", LEARNER)["attempts"]
+                one = self.get(f"/scores/{score.id}")
+
+                self.assertEqual(listed, one)
+                self.assertEqual(history[0]["at"], one["created_at"])
+                self.assertEqual(datetime.fromisoformat(one["created_at"]), at)
+
+
 class TestTotals(StandingsTestCase):
     def test_are_found_out_and_mended_where_they_are_wrong(self):
         self.solve(1, 2)
