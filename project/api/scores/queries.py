@@ -58,7 +58,9 @@ UPSERTED = f"""
        SET correct = excluded.correct,
            attempts = s.attempts + excluded.attempts,
            correct_attempts = s.correct_attempts + excluded.correct_attempts,
-           solved_at = coalesce(s.solved_at, excluded.solved_at),
+           solved_at = coalesce(s.solved_at,
+                                CASE WHEN excluded.correct_attempts > 0
+                                     THEN greatest(s.updated_at, excluded.updated_at) END),
            updated_at = greatest(s.updated_at, excluded.updated_at)
 """
 
@@ -68,7 +70,8 @@ UPDATED = """
            attempts = s.attempts + locked.attempts,
            correct_attempts = s.correct_attempts + locked.correct_attempts,
            solved_at = coalesce(s.solved_at,
-                                CASE WHEN locked.correct_attempts > 0 THEN moment END),
+                                CASE WHEN locked.correct_attempts > 0
+                                     THEN greatest(s.updated_at, moment) END),
            updated_at = greatest(s.updated_at, moment)
       FROM (SELECT sent.*
               FROM sent
