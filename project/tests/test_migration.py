@@ -11,6 +11,7 @@ import psycopg2
 from sqlalchemy import text
 
 from project import create_app, db, migration
+from project.api.scores import totals
 from project.config import TestingConfig
 from project.tests.base import BaseTestCase
 from project.tests.processes import GRACE_SECONDS, ROOT, environment, wait_until
@@ -31,6 +32,21 @@ LEFT = text("""
 
 WAITING = text("""
     SELECT count(*) FROM pg_stat_activity WHERE datname = :name AND wait_event_type = 'Lock'
+""")
+
+# Correct at once, correct now, wrong again, never correct.
+SCORES_OF_0002 = text("""
+    INSERT INTO scores (user_id, exercise_id, correct, attempts, solved_at)
+    VALUES (1, 1, true, 1, now()), (1, 2, true, 3, now()), (2, 1, false, 2, now()),
+           (2, 2, false, 1, NULL)
+""")
+SOLVED = text("SELECT user_id, solved FROM user_totals ORDER BY user_id")
+LATEST_ATTEMPTS = text("""
+    SELECT seq
+      FROM scores
+      JOIN attempts USING (user_id, exercise_id, correct)
+     WHERE seq = scores.attempts
+     ORDER BY user_id, exercise_id
 """)
 
 
@@ -127,6 +143,18 @@ class TestMigrate(MigrationTestCase):
             with self.subTest(before):
                 self.assertEqual((self.version(), self.left()), (before, there))
             flask_migrate.upgrade(revision="+1")
+
+    def test_counts_what_was_there_before_the_totals(self):
+        flask_migrate.upgrade(revision="0002")
+        with db.engine.begin() as connection:
+            connection.execute(SCORES_OF_0002)
+
+        migration.upgrade()
+
+        self.assertEqual(totals.select_differences(), [])
+        with db.engine.connect() as connection:
+            self.assertEqual(connection.execute(SOLVED).all(), [(1, 2), (2, 1)])
+            self.assertEqual(connection.execute(LATEST_ATTEMPTS).all(), [(1,), (3,), (2,), (1,)])
 
     def test_changes_nothing_where_all_is_done(self):
         migration.upgrade()
