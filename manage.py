@@ -13,9 +13,10 @@ from flask import current_app
 from flask.cli import AppGroup, ScriptInfo
 from flask_migrate.cli import db as db_commands
 
-from project import create_app, migration, seeds, server, suite
+from project import create_app, db, migration, seeds, server, suite
 from project.api.counter import queries as counters
 from project.api.idempotency import queries as keys
+from project.api.scores import totals, transfer
 from project.app import Service
 from project.users import User
 
@@ -75,7 +76,25 @@ def recreate_db(force: bool) -> None:
 @click.option("--scores", default=5000, show_default=True, type=click.IntRange(min=1))
 def seed_db(scores: int) -> None:
     """Fill the database with believable scores and a few counters."""
-    seeds.sow(scores)
+    seconds = seeds.sow(scores)
+    click.echo(f"{scores} scores in {seconds:.1f} s, {scores / seconds:.0f} each second.")
+
+
+@cli.command("import_scores")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.option("--format", "format_name", type=click.Choice(["csv", "jsonl"]))
+@click.option("--skip-invalid", is_flag=True, help="Leave bad lines in FILE.rejected.")
+def import_scores(file: str, format_name: str | None, skip_invalid: bool) -> None:
+    """Import scores or answers from FILE (.csv, .jsonl, also .gz; - is stdin), all or none."""
+    sys.exit(transfer.import_scores(file, format_name, skip_invalid=skip_invalid))
+
+
+@cli.command("export_scores")
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
+@click.option("--format", "format_name", type=click.Choice(["csv", "jsonl"]))
+def export_scores(file: str, format_name: str | None) -> None:
+    """Export all scores to FILE (.csv, .jsonl, also .gz; - is stdout)."""
+    transfer.export_scores(file, format_name)
 
 
 @cli.command("prune_keys")
@@ -86,13 +105,25 @@ def prune_keys() -> None:
 
 
 @cli.command("audit")
-def audit() -> None:
-    """Hold every counter against its ledger; end with 1 where one differs."""
-    differing = counters.select_inconsistent()
-    for row in differing:
-        click.echo(f"{row.name}: value {row.value}, ledger {row.ledger_sum}")
-    click.echo(f"{len(differing)} counters differ from their ledgers.")
-    sys.exit(1 if differing else 0)
+@click.option("--repair", is_flag=True, help="Mend what differs; counters keep their values.")
+def audit(repair: bool) -> None:
+    """Hold counters against their ledgers, totals against scores; end with 1 where one differs."""
+    with db.unhurried():
+        differing = counters.select_inconsistent()
+        differences = totals.select_differences()
+        for row in differing:
+            click.echo(f"{row.name}: value {row.value}, ledger {row.ledger_sum}")
+        for difference in differences:
+            click.echo(difference)
+        click.echo(f"{len(differing)} counters differ from their ledgers.")
+        click.echo(f"{len(differences)} totals differ from the scores.")
+        if repair:
+            for row in differing:
+                counters.repair(row.name)
+            if differences:
+                db.transact(totals.mend)
+            click.echo(f"{len(differing)} ledgers and {len(differences)} totals were mended.")
+    sys.exit(1 if (differing or differences) and not repair else 0)
 
 
 @cli.command("issue_token")

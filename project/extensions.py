@@ -11,7 +11,7 @@ from flask_cors import CORS
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from psycopg2.errors import DeadlockDetected, SerializationFailure
-from sqlalchemy import Engine, Executable, MetaData, PoolProxiedConnection, Row
+from sqlalchemy import Engine, Executable, MetaData, PoolProxiedConnection, Row, event
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -110,6 +110,27 @@ class Database(SQLAlchemy):
                 continue
         with self.writing(one_statement=one_statement) as connection:
             return work(connection)
+
+    @contextmanager
+    def unhurried(self) -> Iterator[None]:
+        """Let every statement of the block take as long as it takes."""
+        engines = (self.engine, self.autocommit_engine)
+        for engine in engines:
+            event.listen(engine, "checkout", _lift_timeouts)
+        try:
+            yield
+        finally:
+            for engine in engines:
+                event.remove(engine, "checkout", _lift_timeouts)
+                engine.dispose()  # the next connections have their timeouts again
+
+
+def _lift_timeouts(connection: Any, *_: Any) -> None:
+    with connection.cursor() as cursor:
+        for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
+            cursor.execute(f"SET {name} = 0")
+        if not connection.autocommit:
+            connection.commit()
 
 
 db = Database(metadata=MetaData(naming_convention=NAMES))

@@ -2,36 +2,97 @@
 
 import math
 import random
+import time
 from collections.abc import Iterator
-from functools import partial
+from datetime import UTC, datetime
 
 from project.api.counter import queries as counters
-from project.api.scores import queries as scores
-from project.api.scores.queries import NewAttempt
-from project.extensions import db
+from project.api.scores import loading, transfer
+from project.api.scores.loading import Load, Transaction
 
-EXERCISES = 60
-BATCH = 1000
+# An exercise is one of a course, which begins easy and becomes difficult.
+COURSE = 60
+SCORES_OF_EXERCISE = 1000
+SCORES_OF_USER = 10
+MOST_ATTEMPTS = 4
+YEAR_SECONDS = 365 * 24 * 3600
+BATCH = 10_000
 COUNTERS = {"public:home": 1204, "visits": 5310, "lessons:started": 2210, "lessons:finished": 1490}
 
+COLUMNS = (
+    "user_id",
+    "exercise_id",
+    "correct",
+    "attempts",
+    "correct_attempts",
+    "solved_at",
+    "created_at",
+    "updated_at",
+)
 
-def sow(count: int) -> None:
-    """Write `count` scores and a few counters; the same every time."""
-    answers = _answers(count)
-    while batch := [score for score, _ in zip(answers, range(BATCH), strict=False)]:
-        db.transact(partial(scores.upsert_scores, attempts=batch))
+
+def sow(count: int) -> float:
+    """Write `count` scores and a few counters; return how many seconds it took.
+
+    They are the same every time, but for the times, which end now.
+    """
+    started_at = time.monotonic()
+    with transfer.in_one_sentence("The database is as it was."), Transaction() as transaction:
+        load = Load(transaction, COLUMNS)
+        load.take(_blocks(count))
+        load.write()
+        transaction.commit()
     counters.add_many(COUNTERS)
+    loading.tidy()
+    return time.monotonic() - started_at
 
 
-def _answers(count: int) -> Iterator[NewAttempt]:
-    """Yield one answer for each pair: learners begin at the front and give up somewhere."""
+def _blocks(count: int) -> Iterator[bytes]:
+    """Yield the scores as CSV, each behind its number."""
+    lines: list[str] = []
+    for number, row in enumerate(scores(count, datetime.now(UTC).timestamp()), start=1):
+        lines.append(f"{number},{row}\n")
+        if len(lines) == BATCH:
+            yield "".join(lines).encode()
+            lines.clear()
+    yield "".join(lines).encode()
+
+
+def scores(count: int, now: float) -> Iterator[str]:
+    """Yield scores as CSV: learners begin a course at the front and give up somewhere."""
     chance = random.Random(count)  # noqa: S311  not for secrets
+    exercises = max(COURSE, count // SCORES_OF_EXERCISE)
     user_id, left = 0, count
     while left:
         user_id += 1
-        skill = chance.gauss(0, 1)
-        for exercise_id in range(1, min(left, chance.randint(1, EXERCISES)) + 1):
-            difficulty = 3 * exercise_id / EXERCISES - 2
-            solved = chance.random() < 1 / (1 + math.exp(difficulty - skill))
-            yield NewAttempt(user_id, exercise_id, solved, user_id)
-            left -= 1
+        skill = chance.gauss(-0.7, 1)
+        first = COURSE * chance.randrange(math.ceil(exercises / COURSE))
+        most = min(left, COURSE, exercises - first)
+        done = min(most, 1 + int(chance.expovariate(1 / (SCORES_OF_USER - 0.5))))
+        # Backwards from the last one, so that nothing lies ahead.
+        ended_at = now - chance.random() * YEAR_SECONDS
+        pause = chance.uniform(600, 6 * 3600)
+        for place in range(1, done + 1):
+            difficulty = 3 * place / COURSE - 1
+            solved = 1 / (1 + math.exp(difficulty - skill))
+            at = ended_at - (done - place) * pause
+            yield f"{user_id},{first + place},{_outcome(chance, solved, at)}"
+        left -= done
+
+
+def _outcome(chance: random.Random, probability: float, ended_at: float) -> str:
+    """Return how one to four attempts went, the last of them at a time."""
+    answers = [chance.random() < probability]
+    # Who has solved it seldom tries again, who has not gives up some time.
+    while len(answers) < MOST_ATTEMPTS and chance.random() < (0.1 if answers[-1] else 0.7):
+        answers.append(chance.random() < probability)
+    begun_at = ended_at - 120 * (len(answers) - 1)
+    solved_at = _text(begun_at + 120 * answers.index(True)) if True in answers else ""
+    return (
+        f"{str(answers[-1]).lower()},{len(answers)},{sum(answers)},{solved_at},"
+        f"{_text(begun_at)},{_text(ended_at)}"
+    )
+
+
+def _text(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

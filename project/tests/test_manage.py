@@ -19,7 +19,8 @@ from manage import cli
 from project import create_app, db, migration
 from project.api.counter.models import Counter
 from project.api.idempotency.models import IdempotencyKey
-from project.api.scores.models import Score
+from project.api.scores import totals
+from project.api.scores.models import Attempt, Score
 from project.config import DevelopmentConfig, ProductionConfig, StagingConfig
 from project.server import GRACE_SECONDS as WORKERS_GRACE_SECONDS
 from project.tests.base import BaseTestCase, empty_tables
@@ -59,6 +60,8 @@ class TestHelp(ManageTestCase):
             "audit",
             "cov",
             "db",
+            "export_scores",
+            "import_scores",
             "issue_token",
             "prune_keys",
             "recreate_db",
@@ -86,7 +89,10 @@ class TestAudit(ManageTestCase):
         result = self.manage("audit")
 
         self.assertEqual(result.exit_code, 0)
-        self.assertEqual(result.output, "0 counters differ from their ledgers.\n")
+        self.assertEqual(
+            result.output,
+            "0 counters differ from their ledgers.\n0 totals differ from the scores.\n",
+        )
 
     def test_ends_with_1_and_names_each_that_is_not(self):
         add_counter("visits", 3)
@@ -99,6 +105,49 @@ class TestAudit(ManageTestCase):
         self.assertEqual(result.exit_code, 1)
         self.assertIn("visits: value 4, ledger 3\n", result.output)
         self.assertIn("lost: value None, ledger 1\n", result.output)
+
+    def test_finds_totals_that_differ_from_the_scores(self):
+        add_score(user_id=7)
+        self.run_sql("UPDATE user_totals SET solved = 5")
+
+        result = self.manage("audit")
+
+        self.assertEqual(result.exit_code, 1)
+        self.assertIn("user 7: 5 solved, scores say 1", result.output)
+        self.assertIn("users with 1 solved: by their totals -1", result.output)
+
+    def test_repairs_what_it_finds_and_keeps_the_values(self):
+        add_counter("visits", 3)
+        add_score(user_id=7)
+        self.run_sql("UPDATE counters SET value = 4")
+        self.run_sql("INSERT INTO counter_hours VALUES ('lost', now(), 1, 0)")
+        self.run_sql("UPDATE user_totals SET solved = 5, last_solved_at = NULL")
+        self.run_sql("DELETE FROM exercise_totals")
+
+        repaired = self.manage("audit", "--repair")
+        again = self.manage("audit")
+
+        self.assertEqual((repaired.exit_code, again.exit_code), (0, 0), again.output)
+        self.assertIn("2 ledgers and 4 totals were mended.", repaired.output)
+        answer = self.client.get("/counters").get_json()["data"]["counters"]
+        self.assertEqual([(one["name"], one["value"]) for one in answer], [("visits", 4)])
+
+    def test_takes_as_long_as_it_takes(self):
+        """No timeout ends it; afterwards statements have theirs again."""
+        with db.unhurried():
+            within = [self.timeouts(engine) for engine in (db.engine, db.autocommit_engine)]
+        after = [self.timeouts(engine) for engine in (db.engine, db.autocommit_engine)]
+
+        self.assertEqual(within, ["0", "0"])
+        self.assertNotIn("0", after)
+
+    def timeouts(self, engine):
+        with engine.connect() as connection:
+            return connection.scalar(text("SHOW statement_timeout"))
+
+    def run_sql(self, statement):
+        with db.engine.begin() as connection:
+            connection.execute(text(statement))
 
 
 class TestPruneKeys(ManageTestCase):
@@ -181,13 +230,29 @@ class TestSeedDb(ManageTestCase):
         exercises = self.count(select(Score.exercise_id).distinct().subquery())
         correct = self.count(select(Score.id).where(Score.correct).subquery())
         solved = self.count(select(Score.id).where(Score.solved_at.is_not(None)).subquery())
+        week = func.now() - text("interval '7 days'")
+        lately = self.count(select(Score.id).where(Score.solved_at > week).subquery())
         self.assertGreater(learners, 10)
         self.assertGreater(exercises, 10)
         self.assertTrue(400 < correct < 1800, correct)
-        self.assertEqual(solved, correct)
+        self.assertGreaterEqual(solved, correct)
+        self.assertTrue(0 < lately < solved / 10, lately)
         answer = self.client.get("/counters")
         values = [counter["value"] for counter in answer.get_json()["data"]["counters"]]
         self.assertTrue(all(value > 0 for value in values), values)
+
+    def test_makes_attempts_and_totals_that_agree_with_them(self):
+        self.manage("seed_db", "--scores", "500")
+
+        latest = select(Score.id).join(
+            Attempt,
+            (Attempt.user_id == Score.user_id)
+            & (Attempt.exercise_id == Score.exercise_id)
+            & (Attempt.seq == Score.attempts)
+            & (Attempt.correct == Score.correct),
+        )
+        self.assertEqual(self.count(latest.subquery()), 500)
+        self.assertEqual(totals.select_differences(), [])
 
     def test_refuses_to_make_none(self):
         for count in ("0", "-1", "many"):

@@ -91,6 +91,11 @@ ADJUST = Statement(
     difference="numeric",
 )
 
+LEDGER_SUM = Statement(
+    "SELECT coalesce(sum(added + adjusted), 0) AS total FROM counter_hours WHERE name = :name",
+    name="text",
+)
+
 DELETE = Statement("DELETE FROM counters WHERE name = :name RETURNING name", name="text")
 DELETE_LEDGER = Statement("DELETE FROM counter_hours WHERE name = :name", name="text")
 
@@ -245,6 +250,21 @@ def audit(name: str) -> tuple[int, int] | None:
 def select_inconsistent() -> Sequence[CounterRow]:
     """Return every counter whose value is not the sum of its ledger."""
     return db.read(AUDIT_ALL)
+
+
+def repair(name: str) -> None:
+    """Adjust the ledger of a counter so that its value stays; drop one that has no counter."""
+
+    def adjust(connection: Connection) -> None:
+        # A counter that is nowhere cannot be locked, so one is made for that long.
+        if CREATE.run(connection, name=name, value=0):
+            DELETE_LEDGER.run(connection, name=name)
+            DELETE.run(connection, name=name)
+        elif counter := lock(connection, name):
+            [ledger] = LEDGER_SUM.run(connection, name=name)
+            ADJUST.run(connection, name=name, difference=counter.value - ledger.total)
+
+    db.transact(adjust)
 
 
 def select_history(

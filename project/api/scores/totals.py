@@ -98,12 +98,20 @@ LOSE = Statement(
     attempts="bigint",
 )
 
-# A maximum does not shrink by adding: it is sought again. For users whose sums this transaction
-# has changed only, and therefore holds: whoever comes after it sees the outcome.
+# A maximum does not shrink by adding: it is sought again, grouped by user. For a max() of each by
+# itself a planner that has no statistics yet reads the index by time from its end. For users whose
+# sums this transaction has changed only, and therefore holds: whoever comes after it sees the
+# outcome.
 SEEK_LAST = """
     UPDATE user_totals AS t
-       SET last_solved_at = (SELECT max(solved_at) FROM scores AS s WHERE s.user_id = t.user_id)
-     WHERE user_id {users}
+       SET last_solved_at = sought.last_solved_at
+      FROM (SELECT user_id, max(solved_at) AS last_solved_at
+              FROM user_totals
+              LEFT JOIN scores
+             USING (user_id)
+             WHERE user_id {users}
+             GROUP BY user_id) AS sought
+     WHERE t.user_id = sought.user_id AND t.last_solved_at IS DISTINCT FROM sought.last_solved_at
 """
 SEEK_LAST_OF_ONE = Statement(SEEK_LAST.format(users="= :user_id"), user_id="bigint")
 
@@ -190,7 +198,7 @@ def lose(
 def mend(connection: Connection, among: str | None = None) -> None:
     """Bring the sums to what the scores say.
 
-    `among` names a table of (user_id, exercise_id): then of those users and exercises only. What
+    `among` is a table of (user_id, exercise_id): then of those users and exercises only. What
     others write meanwhile is neither lost nor taken twice: the differences are added.
     """
     users = f"IN (SELECT user_id FROM {among})" if among else EVERYONE

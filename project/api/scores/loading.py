@@ -1,0 +1,449 @@
+"""Scores into and out of the tables by the million: everything in one transaction, by COPY.
+
+Rows go into the temporary table `incoming`, are held against each other and against what is
+there, and become scores by one statement; their attempts and sums follow.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple, Self, TypeVar
+
+import psycopg2
+from psycopg2.errors import LockNotAvailable
+
+from project.api.scores import totals
+from project.extensions import OutcomeUnknown, db
+from project.statements import Connection
+
+# A million rows take longer than a request may. Where the client is killed, PostgreSQL notices
+# during a long statement only if it looks. 4 MB, the default, is little to sort a million rows.
+PATIENCE = """
+    SET LOCAL statement_timeout = 0;
+    SET LOCAL lock_timeout = 0;
+    SET LOCAL idle_in_transaction_session_timeout = 0;
+    SET LOCAL client_connection_check_interval = '1s';
+    SET LOCAL work_mem = '64MB'
+"""
+
+# Two imports come one after the other, while everybody else goes on writing.
+PREPARE = """
+    LOCK TABLE scores IN SHARE UPDATE EXCLUSIVE MODE;
+    CREATE TEMP TABLE incoming (
+        line bigint, id bigint, user_id bigint, exercise_id bigint, correct boolean,
+        attempts bigint, correct_attempts bigint, solved_at timestamptz, created_at timestamptz,
+        updated_at timestamptz, at timestamptz
+    ) ON COMMIT DROP;
+    CREATE TEMP TABLE refused (line bigint PRIMARY KEY, reasons text) ON COMMIT DROP;
+    CREATE TEMP TABLE changed (
+        user_id bigint, exercise_id bigint, attempts bigint, correct_attempts bigint,
+        correct boolean, solved_at timestamptz, updated_at timestamptz, is_new boolean
+    ) ON COMMIT DROP
+"""
+
+# What is wrong with a line of itself, where it is so.
+CONTRADICTIONS = {
+    "correct_attempts: Input should not be more than attempts": "correct_attempts > attempts",
+    "correct: A correct attempt is not among the correct_attempts": (
+        "correct AND correct_attempts = 0"
+    ),
+    "correct: A wrong attempt is not among the attempts": (
+        "NOT correct AND correct_attempts = attempts"
+    ),
+    "solved_at: Input should be null exactly where correct_attempts is 0": (
+        "(solved_at IS NULL) <> (correct_attempts = 0)"
+    ),
+    "updated_at: Input should not be before created_at": "updated_at < created_at",
+} | {
+    # What Python can read back, and so what the service can answer with.
+    f"{name}: Input should lie in the years 1 to 9999 of UTC": (
+        f"NOT {name} BETWEEN '0001-01-01 00:00+00' AND '9999-12-31 23:59:59.999999+00'"
+    )
+    for name in ("at", "solved_at", "created_at", "updated_at")
+}
+REASONS = ", ".join(f"CASE WHEN {so} THEN '{why}' END" for why, so in CONTRADICTIONS.items())
+CONTRADICTORY = f"""
+    SELECT line, concat_ws('; ', {REASONS})
+      FROM incoming
+     WHERE {" OR ".join(CONTRADICTIONS.values())}
+"""
+REPEATED = """
+    SELECT line, '{name}: Line ' || first || ' has the same'
+      FROM incoming
+      JOIN (SELECT {key}, min(line) AS first
+              FROM incoming
+             GROUP BY {key}
+            HAVING count(*) > 1) AS repeated
+     USING ({key})
+     WHERE line > first
+"""
+REPEATED_PAIR = REPEATED.format(name="user_id, exercise_id", key="user_id, exercise_id")
+REPEATED_ID = REPEATED.format(name="id", key="id")
+# One line can be wrong in both ways, and is refused once.
+STRANGE_ID = """
+    SELECT i.line, concat_ws('; ',
+           'id: It is that of user ' || s.user_id || ' and exercise ' || s.exercise_id,
+           'id: The score of this user and exercise has the id ' || own.id)
+      FROM incoming AS i
+      LEFT JOIN scores AS s
+        ON s.id = i.id AND (s.user_id, s.exercise_id) <> (i.user_id, i.exercise_id)
+      LEFT JOIN scores AS own
+        ON own.user_id = i.user_id AND own.exercise_id = i.exercise_id AND own.id <> i.id
+     WHERE s.id IS NOT NULL OR own.id IS NOT NULL
+"""
+
+# The lock that this takes makes nextval() wait, so nobody draws an id meanwhile; and it waits for
+# every transaction that has drawn one, so what such a one wrote can be seen from here on.
+HOLD_IDS = "ALTER SEQUENCE scores_id_seq INCREMENT BY 1"
+
+# Lines as the scores that they would be if they were new.
+ANSWERS = """
+    SELECT id, user_id, exercise_id, correct, 1 AS attempts,
+           CAST(correct AS integer) AS correct_attempts, CASE WHEN correct THEN moment END
+           AS solved_at, moment AS created_at, moment AS updated_at
+      FROM incoming, LATERAL coalesce(at, now()) AS moment
+"""
+SCORES = """
+    SELECT id, user_id, exercise_id, correct, attempts, correct_attempts, solved_at, created_at,
+           updated_at
+      FROM incoming
+"""
+# Another attempt, unless it would say what the score says already.
+ANSWER_DIFFERS = "s.correct <> {new}.correct"
+ANSWERED = """
+    correct = excluded.correct,
+    attempts = s.attempts + 1,
+    correct_attempts = s.correct_attempts + excluded.correct_attempts,
+    solved_at = coalesce(s.solved_at,
+                         CASE WHEN excluded.correct
+                              THEN greatest(s.updated_at, excluded.updated_at) END),
+    updated_at = greatest(s.updated_at, excluded.updated_at)
+"""
+# The score as the line says, also where that takes back that it was solved.
+SCORE_DIFFERS = """
+    (s.correct, s.attempts, s.correct_attempts, s.solved_at, s.created_at, s.updated_at)
+    IS DISTINCT FROM ({new}.correct, {new}.attempts, {new}.correct_attempts, {new}.solved_at,
+                      {new}.created_at, {new}.updated_at)
+"""
+REPLACED = """
+    correct = excluded.correct,
+    attempts = excluded.attempts,
+    correct_attempts = excluded.correct_attempts,
+    solved_at = excluded.solved_at,
+    created_at = excluded.created_at,
+    updated_at = excluded.updated_at
+"""
+# What is as it should be already is left out at once: ON CONFLICT would lock it and write its
+# page. It is asked once more there, since others write meanwhile. Sorted by key, as every writer
+# of scores does it: so none waits for another in a circle.
+WRITE = """
+    WITH written AS (
+        INSERT INTO scores AS s (id, user_id, exercise_id, correct, attempts, correct_attempts,
+                                 solved_at, created_at, updated_at)
+        SELECT coalesce(new.id, nextval('scores_id_seq')), new.user_id, new.exercise_id,
+               new.correct, new.attempts, new.correct_attempts, new.solved_at, new.created_at,
+               new.updated_at
+          FROM ({rows}) AS new
+          LEFT JOIN scores AS s
+         USING (user_id, exercise_id)
+         WHERE s.user_id IS NULL OR {differs_now}
+         ORDER BY new.user_id, new.exercise_id
+            ON CONFLICT (user_id, exercise_id) DO UPDATE
+           SET {change}
+         WHERE {differs}
+     RETURNING s.user_id, s.exercise_id, s.attempts, s.correct_attempts, s.correct, s.solved_at,
+               s.updated_at, s.xmax = 0
+    )
+    INSERT INTO changed SELECT * FROM written
+"""
+
+
+def _writing(rows: str, change: str, differs: str) -> str:
+    return WRITE.format(
+        rows=rows,
+        change=change,
+        differs=differs.format(new="excluded"),
+        differs_now=differs.format(new="new"),
+    )
+
+
+WRITE_ANSWERS = _writing(ANSWERS, ANSWERED, ANSWER_DIFFERS)
+WRITE_SCORES = _writing(SCORES, REPLACED, SCORE_DIFFERS)
+
+# The latest attempt of a score is the one that its `attempts` counts, so none may be behind it.
+FORGET = """
+    DELETE FROM attempts AS a
+     USING changed AS c
+     WHERE NOT c.is_new AND a.user_id = c.user_id AND a.exercise_id = c.exercise_id
+       AND a.seq >= c.attempts
+"""
+LOG = """
+    INSERT INTO attempts (user_id, exercise_id, seq, at, correct)
+    SELECT user_id, exercise_id, attempts, updated_at, correct
+      FROM changed
+"""
+# What a new score or another answer adds to the sums, the written row tells. What a score was
+# before it was replaced, nobody knows any more: there the sums are mended.
+SUM_UP = f"""
+    WITH gained AS (
+        SELECT user_id, exercise_id, solved_at, is_new,
+               CASE WHEN is_new THEN attempts ELSE 1 END AS attempts,
+               CASE WHEN is_new THEN solved_at IS NOT NULL
+                    ELSE correct AND correct_attempts = 1 END AS is_solved_now
+          FROM changed
+         WHERE is_new OR {{are_answers}}
+    ), exercise_shifts AS (
+        SELECT exercise_id, count(*) FILTER (WHERE is_new) AS attempted,
+               count(*) FILTER (WHERE is_solved_now) AS solved, sum(attempts) AS attempts
+          FROM gained
+         GROUP BY exercise_id
+    ), user_shifts AS (
+        SELECT user_id, count(*) AS solved, max(solved_at) AS last_solved_at
+          FROM gained
+         WHERE is_solved_now
+         GROUP BY user_id
+    ),
+    {totals.USERS_SHIFTED}, {totals.EXERCISES_SHIFTED}
+    SELECT
+"""
+REPLACED_SCORES = "(SELECT * FROM changed WHERE NOT is_new) AS replaced"
+
+COUNT = "SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM changed"
+
+# From how many rows on autovacuum is not waited for.
+MANY = 100_000
+TIDY = "VACUUM (ANALYZE) scores, attempts, user_totals, solved_counts, exercise_totals"
+
+BLOCK = 1 << 18  # bytes
+
+Result = TypeVar("Result")
+
+
+class Written(NamedTuple):
+    """What became of the lines that were not refused, but for those that changed nothing."""
+
+    new: int
+    changed: int
+
+
+class Transaction:
+    """A transaction as long as it takes, which Ctrl-C ends at any time.
+
+    The library waits for PostgreSQL without looking at signals. So it waits in a thread of its
+    own, and the main thread, where signals arrive, cancels what is running.
+    """
+
+    def __init__(self) -> None:
+        self._connection: Connection = db.engine.raw_connection()
+        self._thread = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> Self:
+        self.run(PATIENCE)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Roll back what was not committed."""
+        self._thread.shutdown()
+        with suppress(Exception):  # whatever it is, the connection is lost, and all is undone
+            self._connection.rollback()
+        self._connection.close()
+
+    def call(self, work: Callable[[Connection], Result]) -> Result:
+        """Return what `work` returns."""
+        return self._result(self._thread.submit(work, self._connection))
+
+    def run(self, sql: str, *values: Any) -> int:
+        """Run statements; return how many rows the last one wrote or found."""
+
+        def execute(connection: Connection) -> int:
+            with connection.cursor() as cursor:
+                cursor.execute(sql, values or None)
+                return int(cursor.rowcount)
+
+        return self.call(execute)
+
+    def read(self, sql: str) -> list[Any]:
+        """Return the rows of a statement."""
+
+        def execute(connection: Connection) -> list[Any]:
+            with connection.cursor() as cursor:
+                cursor.execute(sql)
+                rows: list[Any] = cursor.fetchall()
+                return rows
+
+        return self.call(execute)
+
+    def copy_in(self, sql: str, blocks: Iterable[bytes]) -> None:
+        """Send blocks to a COPY … FROM STDIN."""
+        outlet, inlet = os.pipe()
+
+        def copy(connection: Connection) -> None:
+            with open(outlet, "rb", buffering=0) as source, connection.cursor() as cursor:
+                cursor.copy_expert(sql, source, BLOCK)
+
+        copying = self._thread.submit(copy, self._connection)
+        # Where PostgreSQL refuses, nobody reads any more; the result says why.
+        with self._watching(copying), suppress(BrokenPipeError), open(inlet, "wb") as target:
+            target.writelines(blocks)
+        self._result(copying)
+
+    def copy_out(self, sql: str) -> Generator[bytes, None, None]:
+        """Yield what a COPY … TO STDOUT sends."""
+        outlet, inlet = os.pipe()
+
+        def copy(connection: Connection) -> None:
+            with open(inlet, "wb", buffering=BLOCK) as target, connection.cursor() as cursor:
+                cursor.copy_expert(sql, target)
+
+        copying = self._thread.submit(copy, self._connection)
+        with self._watching(copying), open(outlet, "rb", buffering=0) as source:
+            while block := source.read(BLOCK):
+                yield block
+        self._result(copying)
+
+    def commit(self) -> None:
+        """Commit; a Ctrl-C that comes now comes too late."""
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            self._connection.commit()
+        except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+            raise OutcomeUnknown from error
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _result(self, running: Future[Result]) -> Result:
+        with self._watching(running):
+            return running.result()
+
+    @contextmanager
+    def _watching(self, running: Future[Any]) -> Iterator[None]:
+        """Cancel what is running where the block is left by an exception."""
+        try:
+            yield
+        except BaseException:
+            # Again and again: a request that comes between two statements cancels neither.
+            while not running.done():
+                self._connection.cancel()
+                wait([running], timeout=0.1)
+            raise
+
+
+class Load:
+    """Rows on their way into the tables, in a transaction; `columns` are those of each row.
+
+    They are scores where they say how many attempts there were, and else answers: one more
+    attempt each.
+    """
+
+    def __init__(self, transaction: Transaction, columns: Sequence[str]) -> None:
+        self._transaction = transaction
+        self._columns = columns
+        transaction.run(PREPARE)
+
+    def take(self, rows: Iterable[bytes]) -> None:
+        """Take rows in as CSV, each with the number of its line before the columns."""
+        columns = ", ".join(("line", *self._columns))
+        self._transaction.copy_in(f"COPY incoming ({columns}) FROM STDIN (FORMAT csv)", rows)
+        self._transaction.run("ANALYZE incoming")
+
+    def refuse(self, reasons: Iterable[bytes]) -> None:
+        """Note why lines were not among the rows, as CSV."""
+        self._transaction.copy_in("COPY refused FROM STDIN (FORMAT csv)", reasons)
+
+    def check(self, *, whole: bool) -> None:
+        """Refuse rows that contradict themselves, each other, or what is there.
+
+        With `whole` they are to be written only if none is refused.
+        """
+        self._refuse_all(CONTRADICTORY)
+        self._refuse_all(REPEATED_PAIR)
+        if "id" in self._columns:
+            self._refuse_all(REPEATED_ID)
+            if not (whole and self.refused()):
+                self._reserve_ids()
+            self._refuse_all(STRANGE_ID)
+
+    def refused(self) -> int:
+        """Return how many lines were refused."""
+        return int(self._transaction.read("SELECT count(*) FROM refused")[0][0])
+
+    def first_refused(self, count: int) -> list[tuple[int, str]]:
+        """Return the first lines that were refused, and why."""
+        return self._transaction.read(
+            f"SELECT line, reasons FROM refused ORDER BY line LIMIT {count:d}"
+        )
+
+    def each_refused(self) -> Iterator[tuple[int, str]]:
+        """Yield every line that was refused, in order, and why."""
+        rest = -1
+        while page := self._transaction.read(
+            f"SELECT line, reasons FROM refused WHERE line > {rest:d} ORDER BY line LIMIT 10000"
+        ):
+            yield from page
+            rest = page[-1][0]
+
+    def write(self) -> Written:
+        """Make the rows scores, with the attempts and the sums that follow from them."""
+        run = self._transaction.run
+        run(WRITE_SCORES if "attempts" in self._columns else WRITE_ANSWERS)
+        run("ANALYZE changed")
+        [counts] = self._transaction.read(COUNT)
+        written = Written._make(counts)
+        if any(written):
+            run(FORGET)
+            run(LOG)
+            are_answers = "attempts" not in self._columns
+            run(SUM_UP.format(are_answers=are_answers))
+            if written.changed and not are_answers:
+                self._transaction.call(lambda connection: totals.mend(connection, REPLACED_SCORES))
+        return written
+
+    def _refuse_all(self, check: str) -> None:
+        if self._transaction.run(f"INSERT INTO refused {check}"):
+            self._transaction.run(
+                "DELETE FROM incoming AS i USING refused AS r WHERE i.line = r.line"
+            )
+
+    def _reserve_ids(self) -> None:
+        """Let nobody draw an id of these rows any more, and wait for whoever may have."""
+        [[largest]] = self._transaction.read("SELECT max(id) FROM incoming")
+        if largest is None:
+            return
+        while not _is_past(largest):
+            pass
+
+
+def _is_past(largest: int) -> bool:
+    """Bring the sequence of ids past the largest; return False where it was not to be had.
+
+    In a transaction of its own, since all who draw ids wait for its end: and with the usual
+    timeout, since they wait also while it does.
+    """
+
+    def move(connection: Connection) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(HOLD_IDS)
+            cursor.execute("SELECT last_value FROM scores_id_seq")
+            if cursor.fetchone()[0] <= largest:
+                cursor.execute("ALTER SEQUENCE scores_id_seq RESTART WITH %s", (largest + 1,))
+
+    try:
+        db.transact(move)
+    except LockNotAvailable:
+        return False
+    return True
+
+
+def tidy() -> None:
+    """Have the tables vacuumed and analyzed, so that an index alone can answer again."""
+    connection: Any = db.autocommit_engine.raw_connection()
+    connection.detach()  # its settings are not those of the pool from here on
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SET statement_timeout = 0")
+            cursor.execute("SET lock_timeout = 0")
+            cursor.execute(TIDY)
+    finally:
+        connection.close()

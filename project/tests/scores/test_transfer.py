@@ -1,0 +1,516 @@
+"""Scores out of files and into files: what is a file, what becomes of a line, and nothing lost."""
+
+import gzip
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from click.testing import CliRunner
+from flask.cli import ScriptInfo
+from sqlalchemy import text
+
+from manage import cli
+from project import db
+from project.api.scores import queries, totals
+from project.api.scores.queries import NewAttempt
+from project.tests.base import BaseTestCase, empty_tables
+from project.tests.processes import GRACE_SECONDS, ROOT, environment, wait_until
+from project.tests.utils import add_score
+
+HEADER = "id,user_id,exercise_id,correct,attempts,correct_attempts,solved_at,created_at,updated_at"
+AT = "2026-11-20T08:30:00.123456+00:00"
+LATER = "2026-11-20T09:30:00+00:00"
+SCORE = {
+    "id": "5",
+    "user_id": "1",
+    "exercise_id": "2",
+    "correct": "true",
+    "attempts": "3",
+    "correct_attempts": "1",
+    "solved_at": AT,
+    "created_at": AT,
+    "updated_at": LATER,
+}
+
+
+# An import that is about to reserve its ids.
+RESERVING = """
+    SELECT FROM pg_stat_activity WHERE query LIKE 'ALTER SEQUENCE%' AND wait_event_type = 'Lock'
+"""
+
+
+def score(**cells):
+    """Return a line of a score that differs in these cells from a good one."""
+    return ",".join((SCORE | cells).values())
+
+
+class TransferTestCase(BaseTestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+
+    def tearDown(self):
+        self.assertEqual(totals.select_differences(), [])
+        super().tearDown()
+
+    def manage(self, *arguments, **options):
+        runner = CliRunner()
+        return runner.invoke(cli, arguments, obj=ScriptInfo(create_app=lambda: self.app), **options)
+
+    def file(self, *lines, name="scores.csv"):
+        path = self.folder / name
+        content = "\n".join(lines).encode()
+        path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+        return path
+
+    def load(self, *lines, name="scores.csv", options=(), code=0):
+        """Import lines; return what was said."""
+        result = self.manage("import_scores", str(self.file(*lines, name=name)), *options)
+        self.assertEqual(result.exit_code, code, result.output)
+        return result.output
+
+    def export(self, name="out.csv"):
+        path = self.folder / name
+        result = self.manage("export_scores", str(path))
+        self.assertEqual(result.exit_code, 0, result.output)
+        return path.read_bytes()
+
+    def sql(self, statement):
+        with db.engine.begin() as connection:
+            result = connection.execute(text(statement))
+            return [tuple(row) for row in result] if result.returns_rows else None
+
+    def scores(self):
+        return self.sql("SELECT user_id, exercise_id, correct FROM scores ORDER BY 1, 2")
+
+    def attempts(self):
+        return self.sql("SELECT user_id, seq, correct, actor FROM attempts ORDER BY 1, 2")
+
+
+class TestForms(TransferTestCase):
+    def test_of_answers_may_be_any_format(self):
+        rows = '{"user_id": 1, "exercise_id": 2, "correct": true}'
+        for name, lines in [
+            ("a.csv", ["user_id,exercise_id,correct", "1,2,true"]),
+            ("b.csv.gz", ["user_id,exercise_id,correct", "1,2,true", ""]),
+            ("c.CSV", ["\ufeffcorrect,exercise_id,user_id\r", "true,2,1\r", "\r"]),
+            ("d.csv", ["# why", "", '"user_id","exercise_id","correct"', "# no", '"1","2","true"']),
+            ("e.jsonl", [rows]),
+            ("f.ndjson", ["\ufeff" + rows + "\r", "", "# no"]),
+            ("g.jsonl.gz", [rows]),
+            ("h.csv", ["user_id,exercise_id,correct,at", "1,2,true,"]),
+        ]:
+            with self.subTest(name):
+                empty_tables()
+
+                said = self.load(*lines, name=name)
+
+                self.assertEqual(said, "1 lines: 1 new, 0 changed, 0 as they were, 0 refused.\n")
+                self.assertEqual(self.scores(), [(1, 2, True)])
+                self.assertEqual(self.attempts(), [(1, 1, True, None)])
+
+    def test_tell_by_option_what_the_name_does_not(self):
+        path = self.file("user_id,exercise_id,correct", "1,2,true", name="scores.txt")
+
+        refused = self.manage("import_scores", str(path))
+        done = self.manage("import_scores", str(path), "--format", "csv")
+
+        self.assertEqual((refused.exit_code, done.exit_code), (2, 0))
+        self.assertIn("--format", refused.output)
+
+    def test_come_from_standard_input(self):
+        lines = '{"user_id": 1, "exercise_id": 2, "correct": false, "at": null}\n'
+
+        result = self.manage("import_scores", "-", "--format", "jsonl", input=lines)
+
+        self.assertEqual(result.exit_code, 0, result.output)
+        self.assertEqual(self.scores(), [(1, 2, False)])
+
+    def test_are_refused_in_one_sentence_where_they_are_others(self):
+        for lines, sentence in [
+            ([], "The file has no header line."),
+            (["user_id,exercise_id"], "The column correct is missing."),
+            (["user_id,exercise_id,correct,colour"], "The column 'colour' is unknown; known are"),
+            (["user_id,exercise_id,correct,correct"], "The column correct stands there twice."),
+            (["id,user_id,exercise_id,correct"], "The column attempts is missing."),
+            ([HEADER + ",at"], "The column 'at' is unknown"),
+            (["user_id;exercise_id;correct"], "is unknown"),
+            (['"user_id,exercise_id'], "Line 1 names no columns"),
+            (["user_id,exercise_id,correct", "y" * (3 << 20)], "longer than a megabyte"),
+        ]:
+            with self.subTest(sentence):
+                said = self.load(*lines, code=1)
+
+                self.assertIn(sentence, said)
+                self.assertEqual(len(said.splitlines()), 1, said)
+
+    def test_of_json_are_told_by_the_first_line(self):
+        for line, sentence in [
+            ("[1]", "Line 1 names no columns"),
+            ("{", "Line 1 names no columns"),
+            ('{"user_id": 1, "user_id": 2, "exercise_id": 1, "correct": true}', "twice"),
+        ]:
+            with self.subTest(line):
+                self.assertIn(sentence, self.load(line, name="scores.jsonl", code=1))
+
+    def test_without_lines_change_nothing(self):
+        for name, lines in [("a.csv", [HEADER]), ("b.jsonl", []), ("c.jsonl.gz", [])]:
+            with self.subTest(name):
+                self.assertIn("0 lines: 0 new", self.load(*lines, name=name))
+
+
+class TestBadLines(TransferTestCase):
+    def assert_refused(self, reason, *lines, name="scores.csv", number=2):
+        said = self.load(*lines, name=name, code=1)
+        self.assertRegex(said, rf"(?m)^line {number}: {reason}")
+        self.assertIn("nothing is written", said)
+
+    def test_of_csv_are_named_by_number_and_reason(self):
+        for cells, reason in [
+            ({"user_id": "0"}, "user_id: Input should be an integer from 1 to 9223372036854775807"),
+            ({"user_id": " 1"}, "user_id: "),
+            ({"user_id": "1.0"}, "user_id: "),
+            ({"user_id": ""}, "user_id: "),
+            ({"user_id": "9223372036854775808"}, "user_id: "),
+            ({"id": "9223372036854775807"}, "id: Input should be an integer from 1 to"),
+            ({"correct": "1"}, "correct: Input should be true or false"),
+            ({"correct": "True"}, "correct: "),
+            ({"created_at": ""}, "created_at: Input should be a time as RFC 3339 writes it"),
+            ({"created_at": "2026-02-30T00:00:00Z"}, "created_at: "),
+            ({"created_at": "2026-02-20T00:00:00"}, "created_at: "),
+            ({"created_at": "2026-02-20 00:00:00Z"}, "created_at: "),
+            ({"created_at": "2026-02-20T00:00:00+20:00"}, "created_at: "),
+            ({"created_at": "0001-01-01T00:00:00+01:00"}, "created_at: Input should lie"),
+            ({"attempts": "0"}, "attempts: Input should be an integer from 1"),
+            ({"correct_attempts": "4"}, "correct_attempts: Input should not be more than attempts"),
+            ({"correct_attempts": "0", "solved_at": ""}, "correct: A correct attempt is not among"),
+            ({"correct_attempts": "3", "correct": "false"}, "correct: A wrong attempt is not"),
+            ({"solved_at": ""}, "solved_at: Input should be null exactly where"),
+            ({"updated_at": "2026-11-20T08:29:59Z"}, "updated_at: Input should not be before"),
+            ({"user_id": "x", "exercise_id": "y"}, "user_id: .*; exercise_id: "),
+            ({"updated_at": LATER + ",1"}, "There are 10 cells for 9 columns"),
+            ({"updated_at": '"' + LATER}, "The line is not CSV"),
+            ({"user_id": "\x00"}, "user_id: "),
+        ]:
+            with self.subTest(cells):
+                self.assert_refused(reason, HEADER, score(**cells))
+
+    def test_of_json_are_named_by_number_and_reason(self):
+        first = '{"user_id": 1, "exercise_id": 2, "correct": true}'
+        for line, reason in [
+            ("{", "The line is not JSON"),
+            ("[]", "The line is not a JSON object"),
+            (first * 2, "The line is not JSON"),
+            ('{"user_id": "1", "exercise_id": 3, "correct": true}', "user_id: "),
+            ('{"user_id": true, "exercise_id": 3, "correct": true}', "user_id: "),
+            ('{"user_id": 1.0, "exercise_id": 3, "correct": true}', "user_id: "),
+            ('{"user_id": 1, "exercise_id": 3, "correct": null}', "correct: "),
+            ('{"user_id": 1, "exercise_id": 3}', "correct: Field required"),
+            ('{"user_id": 1, "exercise_id": 3, "correct": true, "at": null}', "'at' is no key"),
+        ]:
+            with self.subTest(line):
+                self.assert_refused(reason, first, line, name="scores.jsonl")
+
+    def test_are_those_that_repeat_a_pair_or_an_id(self):
+        self.assert_refused(
+            "user_id, exercise_id: Line 2 has the same", HEADER, score(), score(id="6"), number=3
+        )
+        self.assert_refused(
+            "id: Line 2 has the same", HEADER, score(), score(user_id="7"), number=3
+        )
+
+    def test_are_those_whose_id_is_anothers_here(self):
+        add_score(user_id=7, exercise_id=7)
+
+        self.assert_refused("id: It is that of user 7 and exercise 7", HEADER, score(id="1"))
+        self.assert_refused(
+            "id: The score of this user and exercise has the id 1",
+            HEADER,
+            score(user_id="7", exercise_id="7"),
+        )
+
+    def test_that_are_not_utf_8_are_bad(self):
+        path = self.folder / "scores.csv"
+        path.write_bytes(HEADER.encode() + b"\n\xff\xfe\n")
+
+        result = self.manage("import_scores", str(path))
+
+        self.assertIn("line 2: The line is not UTF-8", result.output)
+
+    def test_leave_everything_unwritten_and_twenty_are_named(self):
+        lines = ["user_id,exercise_id,correct", "1,1,true", *["0,1,true"] * 30]
+
+        said = self.load(*lines, code=1)
+
+        self.assertEqual(said.count("user_id: "), 20)
+        self.assertIn("30 of 31 lines are refused; nothing is written.", said)
+        self.assertEqual(self.scores(), [])
+        self.assertEqual(list(self.folder.glob("*.rejected")), [])
+
+    def test_in_a_broken_archive_leave_everything_unwritten(self):
+        path = self.file("user_id,exercise_id,correct", "1,1,true", name="scores.csv.gz")
+        path.write_bytes(path.read_bytes()[:-9])
+
+        result = self.manage("import_scores", str(path))
+
+        self.assertEqual(result.exit_code, 1, result.output)
+        self.assertEqual(self.scores(), [])
+
+
+class TestSkipInvalid(TransferTestCase):
+    def test_writes_the_others_and_leaves_the_bad_ones_to_be_mended(self):
+        lines = [HEADER, score(), score(id="6", user_id="x"), "", score(id="7", attempts="0")]
+
+        said = self.load(*lines, score(id="8"), options=["--skip-invalid"], code=1)
+
+        rejected = (self.folder / "scores.csv.rejected").read_text().splitlines()
+        self.assertIn("4 lines: 1 new, 0 changed, 0 as they were, 3 refused.", said)
+        self.assertEqual(rejected[0], HEADER)
+        self.assertRegex(rejected[1], "^# line 3: user_id: Input should be an integer")
+        self.assertEqual(rejected[2], lines[2])
+        self.assertRegex(rejected[3], "^# line 5: attempts: ")
+        self.assertEqual(rejected[4], lines[4])
+        self.assertRegex(rejected[5], "^# line 6: user_id, exercise_id: Line 2 has the same")
+
+        mended = (
+            "\n".join(rejected[:5]).replace("6,x,", "6,9,").replace("7,1,2,true,0", "7,10,2,true,2")
+        )
+        said = self.load(mended, name="scores.csv.rejected")
+
+        self.assertIn("2 lines: 2 new", said)
+        self.assertEqual([user_id for user_id, *_ in self.scores()], [1, 9, 10])
+
+    def test_leaves_no_file_where_all_are_good(self):
+        (self.folder / "scores.csv.rejected").write_text("of another time")
+
+        self.load(HEADER, score(), options=["--skip-invalid"])
+
+        self.assertFalse((self.folder / "scores.csv.rejected").exists())
+
+    def test_keeps_json_as_it_was(self):
+        good, bad = '{"user_id":1,"exercise_id":2,"correct":true}', '{"user_id":  0 }'
+        with gzip.open(self.folder / "scores.jsonl.gz", "wb") as file:
+            file.write(f"{good}\n{bad}".encode())
+
+        self.manage("import_scores", str(self.folder / "scores.jsonl.gz"), "--skip-invalid")
+
+        rejected = (self.folder / "scores.jsonl.gz.rejected").read_text()
+        self.assertEqual(rejected, f"# line 2: exercise_id: Field required\n{bad}\n")
+
+    def test_leaves_those_of_standard_input_in_this_folder(self):
+        before = os.getcwd()
+        os.chdir(self.folder)
+        self.addCleanup(os.chdir, before)
+
+        lines = "user_id,exercise_id,correct\n0,1,true\n"
+        result = self.manage("import_scores", "-", "--skip-invalid", input=lines)
+
+        self.assertEqual(result.exit_code, 1)
+        self.assertIn("0,1,true\n", (self.folder / "stdin.rejected").read_text())
+
+
+class TestRoundTrip(TransferTestCase):
+    def test_is_the_same_to_the_byte_in_every_format(self):
+        for number in range(1, 40):
+            outcome = {"solved_at": "", "correct_attempts": "0", "correct": "false"}
+            cells = {"id": str(3 * number), "user_id": str(number)} | (
+                outcome if number % 3 else {}
+            )
+            self.load(HEADER, score(**cells))
+        before = self.export()
+
+        for name in ("a.csv", "b.jsonl", "c.csv.gz", "d.jsonl.gz", "e.ndjson"):
+            with self.subTest(name):
+                written = self.export(name)
+                empty_tables()
+
+                result = self.manage("import_scores", str(self.folder / name))
+
+                self.assertIn("39 lines: 39 new", result.output)
+                self.assertEqual(self.export(name), written)
+                self.assertEqual(self.export(), before)
+        self.assertEqual(before.decode().splitlines()[3], score(id="9", user_id="3"))
+
+    def test_is_packed_without_the_time(self):
+        """Which would make other bytes of the same scores."""
+        self.assertEqual(self.export("a.csv.gz")[4:8], bytes(4))
+
+    def test_again_changes_nothing(self):
+        for name in ("a.csv", "b.jsonl"):
+            with self.subTest(name):
+                self.load(HEADER, score())
+                self.export(name)
+                attempts = self.attempts()
+
+                result = self.manage("import_scores", str(self.folder / name))
+
+                self.assertIn("0 new, 0 changed, 1 as they were", result.output)
+                self.assertEqual(self.attempts(), attempts)
+
+    def test_goes_to_standard_output(self):
+        self.load(HEADER, score())
+
+        result = self.manage("export_scores", "-")
+
+        self.assertEqual(result.stdout, f"{HEADER}\n{score()}\n")
+
+    def test_leaves_no_half_file_where_it_breaks(self):
+        self.sql("ALTER TABLE scores RENAME TO away")
+        try:
+            result = self.manage("export_scores", str(self.folder / "out.csv"))
+        finally:
+            self.sql("ALTER TABLE away RENAME TO scores")
+
+        self.assertEqual(result.exit_code, 1)
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+
+class TestAnswers(TransferTestCase):
+    HEADER = "user_id,exercise_id,correct,at"
+
+    def row(self):
+        return self.sql(
+            "SELECT correct, attempts, correct_attempts, solved_at IS NOT NULL,"
+            " updated_at = '2026-11-20 09:30Z' FROM scores"
+        )
+
+    def test_are_attempts_where_they_differ_and_nothing_where_they_do_not(self):
+        said = [
+            self.load(self.HEADER, f"1,2,{answer},{at}")
+            for answer, at in [("false", AT), ("false", LATER), ("true", LATER), ("true", AT)]
+        ]
+
+        self.assertEqual(["1 new" in one for one in said], [True, False, False, False])
+        self.assertEqual(["1 changed" in one for one in said], [False, False, True, False])
+        self.assertEqual(self.row(), [(True, 2, 1, True, True)])
+        self.assertEqual(self.attempts(), [(1, 1, False, None), (1, 2, True, None)])
+
+    def test_leave_solved_what_was(self):
+        self.load(self.HEADER, f"1,2,true,{LATER}")
+
+        self.load(self.HEADER, f"1,2,false,{AT}")
+
+        self.assertEqual(self.row(), [(False, 2, 1, True, True)])
+
+
+class TestRegrading(TransferTestCase):
+    def test_takes_back_that_something_was_solved(self):
+        """The totals follow, which the end of every test here looks at."""
+        add_score(user_id=1, exercise_id=1)
+        add_score(user_id=1, exercise_id=2)
+        db.transact(
+            lambda connection: queries.upsert_scores(
+                connection, [NewAttempt(1, 2, answer, 1) for answer in (True, False, True)]
+            )
+        )
+        worse = {"correct": "false", "attempts": "2", "correct_attempts": "0", "solved_at": ""}
+
+        said = self.load(HEADER, score(id="2", **worse))
+
+        self.assertIn("1 changed", said)
+        self.assertEqual(self.scores(), [(1, 1, True), (1, 2, False)])
+        self.assertEqual(self.sql("SELECT solved FROM user_totals"), [(1,)])
+        self.assertEqual(
+            self.sql("SELECT seq, correct, actor FROM attempts WHERE exercise_id = 2 ORDER BY 1"),
+            [(1, True, 1), (2, False, None)],
+        )
+
+
+class TestIds(TransferTestCase):
+    def test_of_a_file_are_never_drawn_again(self):
+        add_score(user_id=9, exercise_id=9)
+
+        self.load(HEADER, score(id="1000"))
+
+        self.assertEqual(add_score(user_id=8, exercise_id=8).id, 1001)
+        self.assertIn("1 as they were", self.load(HEADER, score(id="1000")))
+        self.assertEqual(add_score(user_id=8, exercise_id=9).id, 1002)
+
+    def test_are_drawn_where_the_file_has_none(self):
+        lines = [HEADER, score(), score(user_id="3")]
+
+        self.load(*(line.partition(",")[2] for line in lines))
+
+        self.assertEqual(self.sql("SELECT id, user_id FROM scores ORDER BY 1"), [(1, 1), (2, 3)])
+
+    def test_wait_for_those_who_may_have_drawn_them(self):
+        """A score that is not committed yet has its id already."""
+        path = self.file(HEADER, score(id="1"))
+        with db.engine.connect() as connection:
+            connection.execute(
+                text("INSERT INTO scores (user_id, exercise_id, correct) VALUES (7, 7, false)")
+            )
+            process = start("import_scores", path, url=url())
+            wait_until(lambda: self.sql(RESERVING))
+            connection.commit()
+        said = process.communicate(timeout=GRACE_SECONDS)[1]
+        db.transact(totals.mend)
+
+        self.assertIn(b"id: It is that of user 7 and exercise 7", said)
+
+
+def url():
+    """Return where the database of these tests is."""
+    with db.engine.connect() as connection:
+        parameters = connection.connection.dbapi_connection.get_dsn_parameters()
+    return f"postgresql://{parameters['user']}@/{parameters['dbname']}?host={parameters['host']}"
+
+
+def start(*arguments, url):
+    return subprocess.Popen(
+        [sys.executable, "manage.py", *map(str, arguments)],
+        cwd=ROOT,
+        env=environment(DATABASE_URL=url),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+class TestTogether(TransferTestCase):
+    def test_with_a_load_of_writes_nothing_is_lost(self):
+        """Answers by requests and by files on the same scores: every attempt is counted."""
+        stopping = threading.Event()
+        done = []
+
+        def write():
+            with self.app.app_context():
+                for turn in itertools.count():
+                    if stopping.is_set():
+                        return
+                    batch = [NewAttempt(user, 1, turn % 2 == 0, 1) for user in range(1, 40, 3)]
+                    db.transact(lambda c, batch=batch: queries.upsert_scores(c, batch))
+                    done.append(len(batch))
+
+        threads = [threading.Thread(target=write) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            for answer in ["true", "false"] * 2:
+                lines = [f"{user},1,{answer}" for user in range(1, 40)]
+                self.load("user_id,exercise_id,correct", *lines)
+        finally:
+            stopping.set()
+            for thread in threads:
+                thread.join()
+
+        [(attempts, logged)] = self.sql(
+            "SELECT (SELECT sum(attempts) FROM scores), (SELECT count(*) FROM attempts)"
+        )
+        self.assertEqual(attempts, logged)
+        self.assertGreaterEqual(attempts, sum(done) + 39)
+        self.assertEqual(totals.select_differences(), [])
+
+    def test_of_two_imports_one_waits_for_the_other(self):
+        lines = [f"{user},{exercise},true" for user in range(1, 300) for exercise in range(1, 11)]
+        path = self.file("user_id,exercise_id,correct", *lines)
+
+        processes = [start("import_scores", path, url=url()) for _ in range(2)]
+        said = sorted(process.communicate(timeout=GRACE_SECONDS)[0] for process in processes)
+
+        self.assertEqual([process.returncode for process in processes], [0, 0])
+        self.assertIn(b" 0 new, 0 changed, 2990 as they were", said[0])
+        self.assertIn(b" 2990 new, 0 changed", said[1])
