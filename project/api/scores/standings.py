@@ -59,25 +59,30 @@ NEXT_PAGE = f"""
      ORDER BY {ORDER}
      LIMIT :limit + 1
 """
+# LATERAL, since only a bound of its own makes the index begin at the user.
 NEIGHBOURS = f"""
     WITH me AS ({STANDINGS} AND user_id = :user_id)
     SELECT * FROM me
      UNION ALL
-    (SELECT t.user_id, t.solved, t.last_solved_at
-       FROM user_totals AS t, me
-      WHERE t.solved > 0
-        AND (-t.solved, t.last_solved_at, t.user_id)
-          < (-me.solved, me.last_solved_at, me.user_id)
-      ORDER BY -t.solved DESC, t.last_solved_at DESC, t.user_id DESC
-      LIMIT :span)
+    SELECT before.*
+      FROM me, LATERAL (
+           SELECT t.user_id, t.solved, t.last_solved_at
+             FROM user_totals AS t
+            WHERE t.solved > 0
+              AND (-t.solved, t.last_solved_at, t.user_id)
+                < (-me.solved, me.last_solved_at, me.user_id)
+            ORDER BY -t.solved DESC, t.last_solved_at DESC, t.user_id DESC
+            LIMIT :span) AS before
      UNION ALL
-    (SELECT t.user_id, t.solved, t.last_solved_at
-       FROM user_totals AS t, me
-      WHERE t.solved > 0
-        AND (-t.solved, t.last_solved_at, t.user_id)
-          > (-me.solved, me.last_solved_at, me.user_id)
-      ORDER BY -t.solved, t.last_solved_at, t.user_id
-      LIMIT :span)
+    SELECT behind.*
+      FROM me, LATERAL (
+           SELECT t.user_id, t.solved, t.last_solved_at
+             FROM user_totals AS t
+            WHERE t.solved > 0
+              AND (-t.solved, t.last_solved_at, t.user_id)
+                > (-me.solved, me.last_solved_at, me.user_id)
+            ORDER BY -t.solved, t.last_solved_at, t.user_id
+            LIMIT :span) AS behind
 """
 
 # Within a window of time there are no sums: whoever solved something in it is counted.

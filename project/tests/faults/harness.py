@@ -10,14 +10,16 @@ import sys
 import tempfile
 import threading
 import time
+import unittest
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg2
 
 from project.postgres import EmbeddedPostgres
 from project.tests.processes import ROOT, free_port, wait_until
@@ -239,3 +241,25 @@ def load(
             client.stopping.set()
         for client in crew:
             client.join(30)
+
+
+class FaultTestCase(unittest.TestCase):
+    """A test on real processes; the module makes its `postgres`."""
+
+    postgres: Postgres
+
+    def sql(self, statement):
+        connection = psycopg2.connect(self.postgres.url.replace("+psycopg2", ""))
+        connection.autocommit = True
+        with closing(connection), connection.cursor() as cursor:
+            cursor.execute(statement)
+            return cursor.fetchall() if cursor.description else None
+
+    def empty(self):
+        self.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+
+    def serve(self, **options):
+        self.empty()
+        service = Service(self.postgres, **options)
+        self.addCleanup(service.stop)
+        return service

@@ -5,12 +5,10 @@ import subprocess
 import sys
 import time
 import unittest
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from subprocess import PIPE
 
-import psycopg2
-
-from project.tests.faults.harness import Books, Client, Postgres, Service, load
+from project.tests.faults.harness import Books, Client, FaultTestCase, Postgres, load
 from project.tests.processes import ROOT, is_alive, wait_until
 
 LOAD_SECONDS = 1.0
@@ -21,25 +19,7 @@ def setUpModule():
     unittest.addModuleCleanup(FaultTestCase.postgres.stop)
 
 
-class FaultTestCase(unittest.TestCase):
-    postgres: Postgres
-
-    def sql(self, statement):
-        connection = psycopg2.connect(self.postgres.url.replace("+psycopg2", ""))
-        connection.autocommit = True
-        with closing(connection), connection.cursor() as cursor:
-            cursor.execute(statement)
-            return cursor.fetchall() if cursor.description else None
-
-    def empty(self):
-        self.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-
-    def serve(self, **options):
-        self.empty()
-        service = Service(self.postgres, **options)
-        self.addCleanup(service.stop)
-        return service
-
+class CountsTestCase(FaultTestCase):
     def assert_nothing_lost(self, service, books, name="hot"):
         """Without keys: stored is what was answered, and at most what was not answered."""
         stored = service.value(name)
@@ -73,7 +53,7 @@ class FaultTestCase(unittest.TestCase):
         print(f"{what}: {seconds:.2f} s", flush=True)
 
 
-class TestManyClients(FaultTestCase):
+class TestManyClients(CountsTestCase):
     def test_gives_each_of_64_clients_on_3_workers_values_of_its_own(self):
         service = self.serve(workers=3)
         books = Books()
@@ -106,7 +86,7 @@ class TestManyClients(FaultTestCase):
             self.assertEqual(service.value(f"c{number}"), 240)
 
 
-class TestKilled(FaultTestCase):
+class TestKilled(CountsTestCase):
     def test_worker_costs_nothing_that_was_answered(self):
         service = self.serve(workers=2)
         before = {worker.pid for worker in service.workers}
@@ -154,7 +134,7 @@ class TestKilled(FaultTestCase):
         wait_until(lambda: not any(is_alive(worker.pid) for worker in workers), seconds=10)
 
 
-class TestTermination(FaultTestCase):
+class TestTermination(CountsTestCase):
     def test_answers_what_was_committed_and_ends_in_time(self):
         service = self.serve()
 
@@ -170,7 +150,7 @@ class TestTermination(FaultTestCase):
         self.assertTrue(service.audit("hot")["consistent"])
 
 
-class TestCrossingBatches(FaultTestCase):
+class TestCrossingBatches(CountsTestCase):
     """Two processes write the same rows in a thousand batches, each in another order."""
 
     def cross(self, what):
