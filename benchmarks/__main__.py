@@ -1,4 +1,7 @@
-"""The command line of the benchmarks: measure, check, print, save."""
+"""The command line of the benchmarks: measure, check, print, save.
+
+With `scale` as its first word it measures reading and bulk where there are many scores.
+"""
 
 import argparse
 import os
@@ -11,7 +14,8 @@ from itertools import product
 from benchmarks import report
 from benchmarks.candidates import CANDIDATES, Candidate
 from benchmarks.load import Failed, check_every_answer, pgbench
-from benchmarks.report import DISKS, Run
+from benchmarks.report import COMMAND, DISKS, Run
+from benchmarks.scale import command as scale
 from benchmarks.servers import NotReady, Place, redis_program
 
 QUICK = {"connections": [1, 32, 64], "rounds": 1, "seconds": 1, "disk": "plain"}
@@ -22,6 +26,8 @@ MOST_SLOW_COMMITS = 1000
 
 def main() -> int:
     """Run what the command line asks for; return the exit code."""
+    if sys.argv[1:2] == ["scale"]:
+        return scale.main(sys.argv[2:])
     options = _options()
     if options.install:
         _install()
@@ -38,7 +44,7 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(COMMAND, description=__doc__)
     keys = [candidate.key for candidate in CANDIDATES]
     parser.add_argument("--quick", action="store_true", help="less of everything: a minute")
     parser.add_argument("--only", type=_words, default=keys, metavar=",".join(keys))
@@ -53,7 +59,7 @@ def _options() -> argparse.Namespace:
     for name, value in (QUICK if options.quick else FULL).items():
         if getattr(options, name) is None:
             setattr(options, name, value)
-    options.command = " ".join(["python -m benchmarks", *sys.argv[1:]])
+    options.command = " ".join([COMMAND, *sys.argv[1:]])
     # What the documentation shows is all of it.
     options.complete = options.disk == "both" and options.only == keys and not options.quick
     return options

@@ -4,13 +4,14 @@ import os
 import socket
 import time
 from contextlib import suppress
+from datetime import datetime
 from threading import local
 from typing import Any
 
 import jwt
-from flask import Flask, request
-from sqlalchemy import BigInteger, Text, create_engine, select
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
+from flask import Flask, Response, jsonify, request
+from sqlalchemy import BigInteger, DateTime, Text, create_engine, select
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 # Of the users-service that answers here; the service does not know it.
 USERS_SECRET = "only users-service of the benchmarks signs with this"  # noqa: S105
@@ -41,12 +42,60 @@ class Visits(_Base):
     value: Mapped[int] = mapped_column(BigInteger)
 
 
+class Score(_Base):
+    """A score of the service, as the ORM reads it."""
+
+    __tablename__ = "scores"
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    user_id: Mapped[int] = mapped_column(BigInteger)
+    exercise_id: Mapped[int] = mapped_column(BigInteger)
+    correct: Mapped[bool]
+    attempts: Mapped[int] = mapped_column(BigInteger)
+    solved_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what an answer shows."""
+        return {
+            "id": self.id,
+            "user_id": self.user_id,
+            "exercise_id": self.exercise_id,
+            "correct": self.correct,
+            "attempts": self.attempts,
+            "solved_at": self.solved_at and self.solved_at.isoformat(),
+            "created_at": self.created_at.isoformat(),
+            "updated_at": self.updated_at.isoformat(),
+        }
+
+
+def _sessions() -> sessionmaker[Session]:
+    url = os.environ["DATABASE_URL"].replace("postgresql:", "postgresql+psycopg2:")
+    engine = create_engine(url, pool_size=int(os.environ["THREADS"]), max_overflow=0)
+    return sessionmaker(engine)
+
+
+def listing() -> Flask:
+    """Return the usual list: the ORM makes objects of the rows, and Flask makes JSON of those."""
+    app = Flask(__name__)
+    new_session = _sessions()
+
+    @app.get("/")
+    def answer() -> Response:
+        after, limit = request.args.get("after", 0, int), request.args.get("limit", 1, int)
+        page = select(Score).where(Score.id > after).order_by(Score.id).limit(limit)
+        with new_session() as session:
+            scores = [score.to_json() for score in session.scalars(page)]
+        return jsonify({"status": "success", "data": {"scores": scores}})
+
+    return app
+
+
 def tutorial() -> Flask:
     """Return the tutorial's design: read the value, add one in Python, write it back."""
     app = Flask(__name__)
-    url = os.environ["DATABASE_URL"].replace("postgresql:", "postgresql+psycopg2:")
-    engine = create_engine(url, pool_size=int(os.environ["THREADS"]), max_overflow=0)
-    new_session = sessionmaker(engine)
+    new_session = _sessions()
 
     @app.get("/")
     @app.post("/")
@@ -90,6 +139,12 @@ def users_token(user_id: int) -> str:
     """Return a token as users-service issues them."""
     claims = {"iss": "users-service", "sub": str(user_id), "exp": int(time.time()) + 86400}
     return jwt.encode(claims, USERS_SECRET, "HS256")
+
+
+def service_token(user_id: int, secret: str) -> str:
+    """Return a token as the service itself issues them, with its secret."""
+    claims = {"iss": "eval-service", "sub": str(user_id), "exp": int(time.time()) + 86400}
+    return jwt.encode(claims, secret, "HS256")
 
 
 def users() -> Flask:

@@ -35,6 +35,10 @@ class Candidate:
     may_lose: bool = False
     # How long to warm up before each measurement; the others do so once.
     warm_up_seconds: int = 0
+    # How many rows a request writes; what a load acknowledges are rows.
+    rows: int = 1
+    # What is on its way when the load stops is stored after no longer than that.
+    settled_seconds: float = SETTLED_SECONDS
 
     def warm_up(self, place: Place) -> None:
         """Have connections opened, statements prepared and caches filled."""
@@ -52,7 +56,7 @@ class Candidate:
         if self.stored is None:
             return measured
         stored = self._settled(place) - before
-        if not (self.may_lose or 0 <= stored - measured.acknowledged <= connections):
+        if not (self.may_lose or 0 <= stored - measured.acknowledged <= connections * self.rows):
             raise Failed(f"{self.title}: answered {measured.acknowledged}, stored {stored}")
         return replace(measured, stored=stored)
 
@@ -62,7 +66,7 @@ class Candidate:
             return 0
         before, now = None, place.ask(self.stored)
         while now != before:
-            time.sleep(SETTLED_SECONDS)
+            time.sleep(self.settled_seconds)
             before, now = now, place.ask(self.stored)
         return int(now or 0)
 

@@ -45,10 +45,16 @@ class Measurement:
         return self.acknowledged / self.seconds
 
 
-def http_request(method: str, path: str, token: str | None = None, body: Any = None) -> bytes:
-    """Return a request as it goes over the wire."""
+def http_request(
+    method: str,
+    path: str,
+    token: str | None = None,
+    body: Any = None,
+    further: Mapping[str, str] | None = None,
+) -> bytes:
+    """Return a request as it goes over the wire, with `further` header fields."""
     text = "" if body is None else json.dumps(body)
-    fields = {"Host": "127.0.0.1"}
+    fields = {"Host": "127.0.0.1", **(further or {})}
     if token is not None:
         fields["Authorization"] = f"Bearer {token}"
     if body is not None:

@@ -1,4 +1,4 @@
-"""A line chart as SVG, readable on a light page and on a dark one."""
+"""Charts as SVG, readable on a light page and on a dark one."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,6 +8,8 @@ WIDTH, HEIGHT = 900, 460
 LEFT, RIGHT, TOP, BOTTOM = 76, 275, 56, 58
 STEPS = 6
 LABEL_HEIGHT = 17
+BAR_HEIGHT = 24
+BARS_TOP, BARS_LEFT, BARS_RIGHT = 44, 330, 60
 
 # The service in colours, what it is measured against in greys and earth; each for both pages.
 COLOURS = {
@@ -67,6 +69,58 @@ def _colours(keys: Mapping[str, object], page: int) -> Iterator[str]:
     for key in keys:
         colour = COLOURS[key][page]
         yield f"  .{key} {{ stroke: {colour} }} .{key}-dot {{ fill: {colour} }}"
+
+
+def draw_bars(title: str, values: Mapping[str, float], unit: str) -> str:
+    """Return a chart with a bar for each value, by a logarithmic scale: they differ that much."""
+    least = 10 ** math.floor(math.log10(min(values.values())))
+    marks = _marks(least, max(values.values()))
+    height = BARS_TOP + len(values) * BAR_HEIGHT + BOTTOM
+    drawing = [*_rules(marks, height, unit), *_bars(values, marks)]
+    return PAGE.format(
+        width=WIDTH,
+        height=height,
+        left=20,
+        title=escape(title),
+        light=f"  .bar {{ fill: {COLOURS['hot'][0]} }}",
+        dark=f"  .bar {{ fill: {COLOURS['hot'][1]} }}",
+        drawing="\n".join(drawing),
+    )
+
+
+def _marks(least: float, most: float) -> list[float]:
+    """Return 1, 2, 5, 10, 20, … from `least` up to the first that is not below `most`."""
+    marks = [least]
+    while marks[-1] < most or len(marks) < 2:
+        marks.append(_round_step(marks[-1] * 1.5) if marks[-1] >= 1 else marks[-1] * 10)
+    return marks
+
+
+def _bar_x(value: float, marks: Sequence[float]) -> float:
+    part = math.log(value / marks[0]) / math.log(marks[-1] / marks[0])
+    return BARS_LEFT + part * (WIDTH - BARS_LEFT - BARS_RIGHT)
+
+
+def _rules(marks: Sequence[float], height: int, unit: str) -> Iterator[str]:
+    """Draw the scale, and say what it means."""
+    for mark in marks:
+        x = _bar_x(mark, marks)
+        yield f'<path class="rule" d="M{x:.1f} {BARS_TOP}V{height - BOTTOM}"/>'
+        yield _text("faint", x, height - BOTTOM + 22, f"{mark:g}", anchor="middle")
+    middle = (BARS_LEFT + WIDTH - BARS_RIGHT) / 2
+    yield _text("faint", middle, height - 14, unit, anchor="middle")
+
+
+def _bars(values: Mapping[str, float], marks: Sequence[float]) -> Iterator[str]:
+    for place, (name, value) in enumerate(values.items()):
+        y, end = BARS_TOP + place * BAR_HEIGHT, _bar_x(value, marks)
+        width, thickness = end - BARS_LEFT, BAR_HEIGHT - 7
+        yield _text("text", BARS_LEFT - 10, y + 16, name, anchor="end")
+        yield (
+            f'<rect class="bar" x="{BARS_LEFT}" y="{y + 4}" width="{width:.1f}" '
+            f'height="{thickness}" rx="2"/>'
+        )
+        yield _text("faint", end + 6, y + 16, f"{value:.2f}" if value < 10 else f"{value:.0f}")
 
 
 class _Chart:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from benchmarks import plot
 from benchmarks.candidates import CANDIDATES, Candidate
@@ -24,8 +25,10 @@ DISK_TITLES = {
 DOCS = HERE.parent / "docs"
 RESULTS = HERE / "results"
 PAGE = DOCS / "performance.md"
-BEGIN = "<!-- Written by python -m benchmarks: begin -->"
-END = "<!-- Written by python -m benchmarks: end -->"
+COMMAND = "python -m benchmarks"
+# Between which lines of the page a command writes.
+BEGIN = "<!-- Written by {}: begin -->"
+END = "<!-- Written by {}: end -->"
 
 LIBRARIES = ["flask", "granian", "sqlalchemy", "psycopg2-binary", "apiflask", "pydantic"]
 TITLES = {candidate.key: candidate.title for candidate in CANDIDATES}
@@ -125,10 +128,11 @@ def _sections(run: Run) -> Iterator[str]:
         yield _medians(run, disk)
         yield _exactness(run, disk, answers)
     yield "### How these came about"
-    yield _circumstances(run)
+    yield circumstances(run)
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as Markdown, the first of them as the heading."""
     heading, *others = rows
     ruler = ["---", *["---:"] * (len(heading) - 1)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (heading, ruler, *others))
@@ -141,7 +145,7 @@ def _goals(run: Run) -> str:
         for connections in goal.bounds
         if (reached := run.reached(goal, connections)) is not None
     ]
-    return _table([["ratio of requests a second", "connections", "goal", "reached"], *rows])
+    return table([["ratio of requests a second", "connections", "goal", "reached"], *rows])
 
 
 def _verdict(goal: Goal, connections: int, reached: float) -> tuple[str, str]:
@@ -158,7 +162,7 @@ def _medians(run: Run, disk: str) -> str:
         [TITLES[key], *(_cell(run, disk, key, count) for count in run.connections)]
         for key in run.keys(disk)
     ]
-    return _table([columns, *rows])
+    return table([columns, *rows])
 
 
 def _at(connections: int) -> str:
@@ -169,20 +173,22 @@ def _cell(run: Run, disk: str, key: str, connections: int) -> str:
     rate, p50, p99 = (
         run.median(disk, key, connections, what) or 0 for what in ("rate", "p50_ms", "p99_ms")
     )
-    return f"{_grouped(rate)} · {_short(p50)} · {_short(p99)}"
+    return f"{grouped(rate)} · {short(p50)} · {short(p99)}"
 
 
-def _grouped(number: float) -> str:
+def grouped(number: float) -> str:
+    """Return a whole number with its thousands apart."""
     return f"{number:,.0f}".replace(",", " ")
 
 
-def _short(milliseconds: float) -> str:
+def short(milliseconds: float) -> str:
+    """Return a time with as many digits as tell something."""
     return f"{milliseconds:.2f}" if milliseconds < 10 else f"{milliseconds:.0f}"
 
 
 def _exactness(run: Run, disk: str, answers: int) -> str:
     sentences = [
-        f"Of {_grouped(answers)} increments that {THREADS} threads sent at once each was answered "
+        f"Of {grouped(answers)} increments that {THREADS} threads sent at once each was answered "
         "a value of its own, 1 to N; N is what was stored, and what the ledger sums to. In no "
         "measurement of the service was less stored than was answered."
     ]
@@ -192,7 +198,8 @@ def _exactness(run: Run, disk: str, answers: int) -> str:
     return " ".join(sentences)
 
 
-def _circumstances(run: Run) -> str:
+def circumstances(run: Any) -> str:
+    """Return by which command the figures came about, and on what machine."""
     libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     return "\n".join(
         [
@@ -213,16 +220,6 @@ def save(run: Run, *, complete: bool) -> list[Path]:
     """Keep the run in results/, and where it is complete in the documentation; return where."""
     RESULTS.mkdir(exist_ok=True)
     folder = DOCS if complete else RESULTS
-    saved = [_save_numbers(run), *(_save_plot(run, disk, folder) for disk in run.checked)]
-    if complete:
-        page = PAGE.read_text()
-        before, after = page[: page.index(BEGIN)], page[page.index(END) :]
-        PAGE.write_text(f"{before}{BEGIN}\n\n{text(run)}\n\n{after}")
-        saved.append(PAGE)
-    return saved
-
-
-def _save_numbers(run: Run) -> Path:
     numbers = asdict(run) | {
         "measured": [
             {"disk": disk, "candidate": key, "connections": connections, **asdict(measurement)}
@@ -230,7 +227,24 @@ def _save_numbers(run: Run) -> Path:
             for measurement in measured
         ]
     }
+    saved = [save_numbers(numbers), *(_save_plot(run, disk, folder) for disk in run.checked)]
+    if complete:
+        saved.append(save_text(COMMAND, text(run)))
+    return saved
+
+
+def save_text(command: str, markdown: str) -> Path:
+    """Put what a command has to say where it belongs in the documentation; return where."""
+    page, begin, end = PAGE.read_text(), BEGIN.format(command), END.format(command)
+    before, after = page[: page.index(begin)], page[page.index(end) :]
+    PAGE.write_text(f"{before}{begin}\n\n{markdown}\n\n{after}")
+    return PAGE
+
+
+def save_numbers(numbers: dict[str, Any]) -> Path:
+    """Keep all numbers of a run; return where."""
     path = RESULTS / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(numbers, indent=1) + "\n")
     return path
 

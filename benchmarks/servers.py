@@ -62,21 +62,33 @@ class NotReady(Exception):
 
 
 class Place:
-    """One kind of disk, and what runs on it."""
+    """One kind of disk, and what runs on it.
 
-    def __init__(self, disk: str) -> None:
+    With `keep` PostgreSQL has its data in that folder, and they stay there.
+    """
+
+    database = "postgres"
+
+    def __init__(self, disk: str, keep: Path | None = None) -> None:
         self.disk = disk
+        self._keep = keep
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        with ExitStack() as stack:
+        with self._stack as stack:
             self.folder = Path(tempfile.mkdtemp(prefix=f"benchmark-{self.disk}-"))
             stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
             self.folder.chmod(0o755)  # PostgreSQL may run as another user
-            self._postgres = stack.enter_context(_postgres(self.folder, self.disk == "slow"))
+            self._postgres = stack.enter_context(
+                _postgres(self._keep or self.folder, self._preloaded, kept=self._keep is not None)
+            )
+            self._fill()
             self._stack = stack.pop_all()
-        self._connection.cursor().execute(RIVALS)
         return self
+
+    def _fill(self) -> None:
+        """Make what the rivals keep; the service makes its tables itself."""
+        self._connection.cursor().execute(RIVALS)
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
@@ -91,26 +103,42 @@ class Place:
         """Where PostgreSQL's programs are, pgbench among them."""
         return Path(self._postgres.bin_path)
 
-    def ask(self, statement: str) -> Any:
+    def ask(self, statement: str, *values: Any) -> Any:
         """Return the one value that a statement gives."""
+        rows = self.ask_all(statement, *values)
+        return rows[0][0] if rows else None
+
+    def ask_all(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Return the rows that a statement gives."""
         with self._connection.cursor() as cursor:
-            cursor.execute(statement)
-            [value] = cursor.fetchone() or [None]
-            return value
+            cursor.execute(statement, values or None)
+            rows: list[tuple[Any, ...]] = cursor.fetchall()
+            return rows
 
     @cached_property
     def _connection(self) -> Any:
-        connection = psycopg2.connect(host=self.socket_folder, user="postgres")
+        return self._connect(self.database)
+
+    def _connect(self, database: str) -> Any:
+        connection = psycopg2.connect(host=self.socket_folder, user="postgres", dbname=database)
         connection.autocommit = True
         self._stack.callback(connection.close)
         return connection
 
     @cached_property
+    def _preloaded(self) -> dict[str, str]:
+        """What is set for whoever writes to this kind of disk."""
+        return _preloaded(self.folder) if self.disk == "slow" else {}
+
+    @cached_property
     def _environment(self) -> dict[str, str]:
         return SETTINGS | {
-            "DATABASE_URL": f"postgresql://postgres@/postgres?host={self.socket_folder}",
+            "DATABASE_URL": self._url(self.database),
             "USERS_SERVICE_URL": f"http://{self._flask('apps:users')}",
         }
+
+    def _url(self, database: str) -> str:
+        return f"postgresql://postgres@/{database}?host={self.socket_folder}"
 
     @cached_property
     def service(self) -> str:
@@ -149,9 +177,8 @@ class Place:
         options = {"port": port, "bind": "127.0.0.1", "dir": str(self.folder), "save": ""}
         options |= {"appendonly": "yes", "appendfsync": "always"}
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        preloaded = _preloaded(self.folder) if self.disk == "slow" else {}
         # Debian's server and its tools are one program, which looks at the name it is called by.
-        self._run(["redis-server", *words], preloaded, executable=redis_program())
+        self._run(["redis-server", *words], self._preloaded, executable=redis_program())
         return self._flask("apps:redis", environment={"REDIS_PORT": port})
 
     def _flask(
@@ -229,14 +256,17 @@ def _free_port() -> int:
 
 
 @contextmanager
-def _postgres(folder: Path, slow: bool) -> Iterator[PostgresServer]:
+def _postgres(
+    folder: Path, environment: Mapping[str, str], *, kept: bool
+) -> Iterator[PostgresServer]:
     """Run PostgreSQL as it is set up by default, with fsync on."""
-    server = get_server(folder / "data", cleanup_mode="delete", start=False)
+    mode = "stop" if kept else "delete"
+    folder.mkdir(parents=True, exist_ok=True)
+    server = get_server(folder / "data", cleanup_mode=mode, start=False)
     server.ensure_pgdata_inited()
     (server.pgdata / "postgresql.auto.conf").write_text(POSTGRES_CONF)
     ours = dict(os.environ)
-    if slow:
-        os.environ.update(_preloaded(folder))
+    os.environ.update(environment)
     try:
         server.start()
     finally:

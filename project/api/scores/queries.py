@@ -293,6 +293,9 @@ def _arrays(writes: Sequence[Sequence[NewAttempt]]) -> dict[str, list[Any]]:
 def _in_turn(row: Row, write: Sequence[NewAttempt]) -> Iterator[ScoreRow]:
     """Yield the score as it was after each of the attempts that brought it where it is now."""
     score = ScoreRow._make(row[-len(ScoreRow._fields) :])
+    if len(write) == 1:
+        yield score
+        return
     before, solved = score.attempts - len(write), row.correct_before > 0
     for turn, attempt in enumerate(write, start=1):
         solved = solved or attempt.correct

@@ -95,7 +95,7 @@ COUNTED = f"""
     ), ranked AS (
         SELECT {{rank}} AS rank, user_id, solved, last_solved_at,
                row_number() OVER (ORDER BY {ORDER}) AS place
-          FROM standings
+          FROM {{ranked}}
     )
     SELECT rank, user_id, solved, last_solved_at
       FROM ranked
@@ -108,6 +108,9 @@ COUNTED_RANKS = {
     "dense": "dense_rank() OVER (ORDER BY solved DESC)",
     "ordinal": f"row_number() OVER (ORDER BY {ORDER})",
 }
+EVERYONE = "standings"
+# Nobody stands above the first page: its own ranks are right.
+TOP = f"(SELECT * FROM standings ORDER BY {ORDER} LIMIT :limit + 1) AS top"
 COUNTED_FIRST_PAGE = "true"
 COUNTED_NEXT_PAGE = f"({ORDER}) > (-CAST(:solved AS bigint), :last_solved_at, :user_id)"
 COUNTED_NEIGHBOURS = """
@@ -183,8 +186,8 @@ def select_leaderboard(
     if since is None:
         rows = KEPT.format(chosen=NEXT_PAGE if after else FIRST_PAGE, rank=KEPT_RANKS[tie])
         return listings.read(rows, limit=limit, known=known, **values)
-    chosen = COUNTED_NEXT_PAGE if after else COUNTED_FIRST_PAGE
-    rows = COUNTED.format(chosen=chosen, rank=COUNTED_RANKS[tie])
+    ranked, chosen = (EVERYONE, COUNTED_NEXT_PAGE) if after else (TOP, COUNTED_FIRST_PAGE)
+    rows = COUNTED.format(ranked=ranked, chosen=chosen, rank=COUNTED_RANKS[tie])
     return listings.read(rows, limit=limit, known=known, since=since, **values)
 
 
@@ -196,7 +199,7 @@ def select_neighbours(
     if since is None:
         rows = KEPT.format(chosen=NEIGHBOURS, rank=KEPT_RANKS[tie])
         return listings.read(rows, known=known, **values)
-    rows = COUNTED.format(chosen=COUNTED_NEIGHBOURS, rank=COUNTED_RANKS[tie])
+    rows = COUNTED.format(ranked=EVERYONE, chosen=COUNTED_NEIGHBOURS, rank=COUNTED_RANKS[tie])
     return listings.read(rows, known=known, since=since, **values)
 
 
