@@ -14,14 +14,15 @@ from sqlalchemy import TextClause, text
 from project.extensions import db
 
 # `page` holds one row more than is shown, which tells whether there is a page behind this one.
-# The hash of its rows is their version (RFC 9110, section 8.8.3).
+# Its version (RFC 9110, section 8.8.3) is a hash of its rows, each with its number as the seed, so
+# that their order counts.
 LISTING = """
     WITH page AS ({rows}),
     version AS (
-        SELECT md5(coalesce(string_agg(CAST(hash_record_extended(page, 0) AS text), ' '), ''))
+        SELECT to_hex(coalesce(bit_xor(hash_record_extended(row, number)), 0)) || '-' || count(*)
                AS etag,
                count(*) > :limit AS has_next
-          FROM page
+          FROM (SELECT page AS row, row_number() OVER () AS number FROM page) AS numbered
     )
     SELECT etag,
            CASE WHEN NOT ARRAY[etag, '*'] && CAST(:known AS text[]) THEN

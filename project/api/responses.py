@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from project.app import PlainResponse
 
 JSON = "application/json"
-LIST_ETAG = re.compile("[0-9a-f]{32}")
+LIST_ETAG = re.compile("[0-9a-f]{1,16}-[0-9]{1,4}")
 
 
 def _plain(value: Any) -> Any:
