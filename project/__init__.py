@@ -8,13 +8,16 @@ from werkzeug.utils import import_string
 from project import config, postgres
 from project.api import documents, errors, requests
 from project.api.auth import Callers
+from project.api.counter import models as counter_models
 from project.api.counter import writes as counter_writes
 from project.api.counter.views import counter_blueprint
 from project.api.eval import eval_blueprint
+from project.api.idempotency import models as key_models
 from project.api.idempotency.keys import KeysUnderway
 from project.api.limits import AnonymousLimit
 from project.api.pagination import Cursors
 from project.api.responses import OrjsonProvider
+from project.api.scores import models as score_models
 from project.api.scores import writes as score_writes
 from project.api.scores.views import scores_blueprint
 from project.app import Service
@@ -26,6 +29,9 @@ from project.users import UsersService
 __all__ = ["create_app", "db"]
 
 VERSION = "0.1.0"
+
+# What Alembic holds the schema against: the tables of `db` are known once these are loaded.
+MODELS = (counter_models, key_models, score_models)
 
 EXPOSED_HEADERS = [
     "ETag",

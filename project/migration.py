@@ -5,13 +5,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
-from project.api.counter import models as counter_models
-from project.api.idempotency import models as idempotency_models
-from project.api.scores import models as score_models
 from project.extensions import MIGRATIONS, db
-
-# What Alembic holds the schema against: the tables are known once these are loaded.
-MODELS = (counter_models, idempotency_models, score_models)
 
 
 def _head() -> str | None:
