@@ -189,23 +189,12 @@ LOG = """
 SUM_UP = f"""
     WITH gained AS (
         SELECT user_id, exercise_id, solved_at, is_new,
-               CASE WHEN is_new THEN attempts ELSE 1 END AS attempts,
+               CASE WHEN is_new THEN attempts ELSE 1 END AS added,
                CASE WHEN is_new THEN solved_at IS NOT NULL
                     ELSE correct AND correct_attempts = 1 END AS is_solved_now
           FROM changed
          WHERE is_new OR {{are_answers}}
-    ), exercise_shifts AS (
-        SELECT exercise_id, count(*) FILTER (WHERE is_new) AS attempted,
-               count(*) FILTER (WHERE is_solved_now) AS solved, sum(attempts) AS attempts
-          FROM gained
-         GROUP BY exercise_id
-    ), user_shifts AS (
-        SELECT user_id, count(*) AS solved, max(solved_at) AS last_solved_at
-          FROM gained
-         WHERE is_solved_now
-         GROUP BY user_id
-    ),
-    {totals.USERS_SHIFTED}, {totals.EXERCISES_SHIFTED}
+    ), {totals.GAINED}
     SELECT
 """
 REPLACED_SCORES = "(SELECT * FROM changed WHERE NOT is_new) AS replaced"

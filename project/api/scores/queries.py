@@ -89,7 +89,8 @@ UPDATED = """
 GAINED = """
     gained AS (
         SELECT place, w.*,
-               w.attempts - sent.attempts AS attempts_before,
+               sent.attempts AS added,
+               w.attempts = sent.attempts AS is_new,
                w.correct_attempts - sent.correct_attempts AS correct_before,
                w.solved_at IS NOT NULL
                AND w.correct_attempts = sent.correct_attempts AS is_solved_now
@@ -103,7 +104,7 @@ GAINED = """
 LOGGED = """
     logged AS (
         INSERT INTO attempts (user_id, exercise_id, seq, actor, at, correct)
-        SELECT g.user_id, g.exercise_id, g.attempts_before + turn, actor, updated_at, made.correct
+        SELECT g.user_id, g.exercise_id, g.attempts - added + turn, actor, updated_at, made.correct
           FROM gained AS g
           JOIN unnest(CAST(:places AS bigint[]), CAST(:turns AS bigint[]),
                       CAST(:actors AS bigint[]), CAST(:answers AS boolean[]))

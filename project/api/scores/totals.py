@@ -61,13 +61,13 @@ USERS_SHIFTED = f"""
     )
 """
 
-# What the scores gained by attempts, their sums gain; how much that is, the written row tells, so
-# nobody can have come in between.
+# What scores gained by attempts, as `gained` (user_id, exercise_id, is_new, added, is_solved_now,
+# solved_at) says, their sums gain; how much that is, the written rows tell, so nobody can have come
+# in between.
 GAINED = f"""
     exercise_shifts AS (
-        SELECT exercise_id, count(*) FILTER (WHERE attempts_before = 0) AS attempted,
-               count(*) FILTER (WHERE is_solved_now) AS solved,
-               sum(attempts - attempts_before) AS attempts
+        SELECT exercise_id, count(*) FILTER (WHERE is_new) AS attempted,
+               count(*) FILTER (WHERE is_solved_now) AS solved, sum(added) AS attempts
           FROM gained
          GROUP BY exercise_id
     ), user_shifts AS (
