@@ -1,10 +1,9 @@
 """Whether PostgreSQL keeps what it has confirmed."""
 
-from sqlalchemy import text
-
 from project.extensions import db
+from project.statements import Statement
 
-SETTINGS = text("""
+SETTINGS = Statement("""
     SELECT name, setting
       FROM pg_settings
      WHERE name IN ('fsync', 'synchronous_commit', 'full_page_writes')

@@ -1,6 +1,6 @@
 """The extensions: made here, bound to an app in `create_app()`."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,9 +11,11 @@ from flask_cors import CORS
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from psycopg2.errors import DeadlockDetected, SerializationFailure
-from sqlalchemy import Engine, Executable, MetaData, PoolProxiedConnection, Row, event
+from sqlalchemy import Engine, MetaData, PoolProxiedConnection, event
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from project.statements import Row, Statement
 
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
 
@@ -69,10 +71,17 @@ class Database(SQLAlchemy):
         engine: Engine = current_app.extensions["autocommit_engine"]
         return engine
 
-    def read(self, statement: Executable, **values: Any) -> Sequence[Row[Any]]:
+    def read(self, statement: Statement, **values: Any) -> list[Row]:
         """Return the rows of one statement that reads, in one round trip."""
-        with self.autocommit_engine.connect() as connection:
-            return connection.execute(statement, values).all()
+        connection = self.autocommit_engine.raw_connection()
+        try:
+            return statement.run(connection, **values)
+        except psycopg2.Error as error:
+            if not _was_rolled_back(error):
+                connection.invalidate(error)
+            raise
+        finally:
+            connection.close()  # back to the pool
 
     @contextmanager
     def writing(self, *, one_statement: bool = False) -> Iterator[PoolProxiedConnection]:

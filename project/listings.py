@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import TextClause, text
-
 from project.extensions import db
+from project.statements import Statement
 
 # `page` holds one row more than is shown, which tells whether there is a page behind this one.
 # Its version (RFC 9110, section 8.8.3) is a hash of its rows, each with its number as the seed, so
@@ -48,8 +47,8 @@ class Listing(NamedTuple):
 
 
 @cache
-def _listing(rows: str) -> TextClause:
-    return text(LISTING.format(rows=rows))
+def _listing(rows: str) -> Statement:
+    return Statement(LISTING.format(rows=rows))
 
 
 def read(rows: str, *, limit: int, known: Sequence[str], **values: Any) -> Listing:

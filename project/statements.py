@@ -21,14 +21,23 @@ Row = Any  # a named tuple
 
 
 class Statement:
-    """One SQL statement; `:name` stands for a value of the type that is said for it."""
+    """One SQL statement; `:name` stands for a value.
+
+    It is prepared where the types of its values are said. That brings nothing where PostgreSQL
+    plans by the values themselves, as it does for a LIMIT.
+    """
 
     def __init__(self, sql: str, **types: str) -> None:
+        self._plain = PARAMETER.sub(r"%(\1)s", sql)
+        self._name: str | None = None
+        if types:
+            self._name_and_type(sql, types)
+
+    def _name_and_type(self, sql: str, types: dict[str, str]) -> None:
         places = {name: f"${place}" for place, name in enumerate(types, start=1)}
         numbered = PARAMETER.sub(lambda found: places[found[1]], sql)
         # By its text, so that another version of this service means another name.
         self._name = f"eval_{hashlib.sha256(numbered.encode()).hexdigest()[:16]}"
-        self._plain = PARAMETER.sub(r"%(\1)s", sql)
         self._prepare = f"PREPARE {self._name} ({', '.join(types.values())}) AS {numbered}"
         self._execute = f"EXECUTE {self._name} ({', '.join(f'%({name})s' for name in types)})"
 
@@ -36,8 +45,7 @@ class Statement:
         """Run the statement and return its rows."""
         cursor: Any = connection.cursor(cursor_factory=NamedTupleCursor)
         with cursor:
-            # Inside a transaction a name that is not known would cost all of it.
-            if connection.dbapi_connection.autocommit and "forgets" not in connection.info:
+            if self._name and _may_prepare(connection):
                 self._run_prepared(connection, cursor, values)
             else:
                 cursor.execute(self._plain, values)
@@ -55,3 +63,8 @@ class Statement:
         except InvalidSqlStatementName:  # nothing was run
             connection.info["forgets"] = True
             cursor.execute(self._plain, values)
+
+
+def _may_prepare(connection: Connection) -> bool:
+    # Inside a transaction a name that is not known would cost all of it.
+    return connection.dbapi_connection.autocommit and "forgets" not in connection.info

@@ -2,11 +2,11 @@
 
 from typing import Literal
 
+import psycopg2
 from apiflask import APIBlueprint
 from flask import Response, current_app, render_template
+from psycopg2.errors import UndefinedTable
 from pydantic import BaseModel, Field
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from project import durability, metrics
 from project.api.auth import authenticate
@@ -16,11 +16,12 @@ from project.api.requests import page
 from project.api.responses import Done, success
 from project.extensions import db
 from project.migration import HEAD
+from project.statements import Statement
 from project.users import User
 
 eval_blueprint = APIBlueprint("eval", __name__)
 
-SCHEMA_VERSION = text("SELECT version_num FROM alembic_version")
+SCHEMA_VERSION = Statement("SELECT version_num FROM alembic_version")
 
 
 class Readiness(BaseModel):
@@ -75,9 +76,9 @@ def ready() -> Response:
 def _schema_version() -> str | None:
     try:
         rows = db.read(SCHEMA_VERSION)
-    except ProgrammingError:  # no such table: nothing was ever migrated
+    except UndefinedTable:  # no such table: nothing was ever migrated
         return None
-    except DBAPIError:
+    except psycopg2.Error:
         raise Unavailable("The database does not answer.") from None
     return rows[0].version_num if rows else None
 

@@ -1,7 +1,6 @@
-from sqlalchemy import text
-
 from project import db, durability
 from project.api.counter import queries
+from project.statements import Statement
 from project.tests.base import BaseTestCase
 from project.tests.utils import add_counter
 
@@ -9,7 +8,7 @@ from project.tests.utils import add_counter
 class TestStatement(BaseTestCase):
     def prepared(self):
         """Return the names of what the connection that comes next has prepared."""
-        return {row.name for row in db.read(text("SELECT name FROM pg_prepared_statements"))}
+        return {row.name for row in db.read(Statement("SELECT name FROM pg_prepared_statements"))}
 
     def test_is_planned_once_by_a_connection(self):
         add_counter("visits")

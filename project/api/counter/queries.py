@@ -10,10 +10,8 @@ from datetime import datetime
 from typing import Literal
 
 from psycopg2.errors import NumericValueOutOfRange
-from sqlalchemy import select, text
 
 from project import listings
-from project.api.counter.models import Counter
 from project.api.errors import CounterOverflow
 from project.api.fields import LARGEST_BIGINT
 from project.extensions import db
@@ -57,15 +55,13 @@ CREATE = Statement(
     value="bigint",
 )
 
-LOCK = Statement(
-    """
+ONE = """
     SELECT name, value, version, created_at, updated_at
       FROM counters
      WHERE name = :name
-       FOR UPDATE
-""",
-    name="text",
-)
+"""
+SELECT = Statement(ONE, name="text")
+LOCK = Statement(f"{ONE} FOR UPDATE", name="text")
 
 SET = Statement(
     """
@@ -109,16 +105,19 @@ PAGE = """
 PAGE_OF_PREFIX = PAGE.replace("ORDER BY", "AND name >= :prefix AND name < :end ORDER BY")
 
 # One statement sees one snapshot, so the value and its ledger are of the same moment.
-AUDIT = text("""
+AUDIT = Statement(
+    """
     SELECT c.value,
            CAST(coalesce((SELECT sum(added + adjusted)
                             FROM counter_hours AS h
                            WHERE h.name = c.name), 0) AS text) AS ledger_sum
       FROM counters AS c
      WHERE c.name = :name
-""")
+""",
+    name="text",
+)
 
-AUDIT_ALL = text("""
+AUDIT_ALL = Statement("""
     SELECT name, c.value, CAST(coalesce(h.total, 0) AS text) AS ledger_sum
       FROM counters AS c
       FULL JOIN (SELECT name, sum(added + adjusted) AS total
@@ -129,7 +128,7 @@ AUDIT_ALL = text("""
      ORDER BY name
 """)
 
-HISTORY = text("""
+HISTORY = Statement("""
     SELECT point AS at, CAST(coalesce(sum(added), 0) AS text) AS added
       FROM generate_series(CAST(:since AS timestamptz), CAST(:until AS timestamptz)
                            - interval '1 microsecond', CAST(:step AS interval)) AS point
@@ -144,7 +143,6 @@ STEPS = {"hour": "1 hour", "day": "24 hours"}
 
 CounterRow = Row
 Amounts = Mapping[str, int]
-SHOWN = (Counter.name, Counter.value, Counter.created_at, Counter.updated_at)
 
 
 def add_many(amounts: Amounts) -> dict[str, int]:
@@ -226,7 +224,7 @@ def delete_counter(name: str) -> bool:
 
 def select_counter(name: str) -> CounterRow | None:
     """Return a counter with its version, or None where there is none of that name."""
-    rows = db.read(select(*SHOWN, Counter.version).where(Counter.name == name))
+    rows = db.read(SELECT, name=name)
     return rows[0] if rows else None
 
 

@@ -4,8 +4,6 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import text
-
 from project import listings
 from project.api.scores import totals
 from project.extensions import db
@@ -140,12 +138,13 @@ UPSERT = _recording(f"{UPSERTED} RETURNING s.*")
 INSERT = _recording(f"{INSERTED} DO NOTHING RETURNING s.*")
 UPDATE = _recording(f"{UPDATED} RETURNING s.*")
 
-SELECT = text(f"""
+ONE = f"""
     SELECT {SHOWN}, CAST(hash_record_extended(ROW({SHOWN}), 0) AS text) AS etag
       FROM scores
      WHERE id = :score_id
-""")
-SELECT_OWN = text(f"{SELECT.text} AND user_id = :user_id")
+"""
+SELECT = Statement(ONE, score_id="bigint")
+SELECT_OWN = Statement(f"{ONE} AND user_id = :user_id", score_id="bigint", user_id="bigint")
 
 PAGE = f"""
     SELECT {SHOWN}

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import text
-
 from project import listings
 from project.extensions import db
 from project.listings import Listing
-from project.statements import Row
+from project.statements import Row, Statement
 
 Tie = Literal["competition", "dense", "ordinal"]
 
@@ -117,7 +115,8 @@ COUNTED_NEIGHBOURS = """
     abs(place - (SELECT place FROM ranked WHERE user_id = :user_id)) <= :span
 """
 
-PROGRESS = text("""
+PROGRESS = Statement(
+    """
     WITH mine AS (
         SELECT attempts, correct_attempts, solved_at
           FROM scores
@@ -147,9 +146,13 @@ PROGRESS = text("""
                'longest', coalesce((SELECT max(length) FROM streaks), 0)) AS streak,
            coalesce((SELECT json_object_agg(day, solved ORDER BY day) FROM days), '{}') AS days
       FROM mine
-""")
+""",
+    user_id="bigint",
+    tz="text",
+)
 
-STATS = text("""
+STATS = Statement(
+    """
     SELECT CAST(coalesce(sum(attempted), 0) AS bigint) AS attempted,
            CAST(coalesce(sum(solved), 0) AS bigint) AS solved,
            CAST(coalesce(sum(attempts), 0) AS bigint) AS attempts,
@@ -162,7 +165,9 @@ STATS = text("""
              LIMIT 1) AS first_solved
       FROM exercise_totals
      WHERE exercise_id = :exercise_id
-""")
+""",
+    exercise_id="bigint",
+)
 
 
 class Standing(NamedTuple):

@@ -7,8 +7,6 @@ in a circle.
 
 from collections.abc import Sequence
 
-from sqlalchemy import text
-
 from project.extensions import db
 from project.statements import Connection, Row, Statement
 
@@ -234,4 +232,4 @@ def select_differences() -> list[str]:
 
 def _read(differences: str, key: str) -> Sequence[Row]:
     statement = f"{differences.format(among=EVERYONE)} ORDER BY {key}"
-    return db.read(text(statement))
+    return db.read(Statement(statement))

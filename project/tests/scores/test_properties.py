@@ -14,6 +14,7 @@ from sqlalchemy import text
 
 from project import db
 from project.api.scores import models, totals, transfer
+from project.statements import Statement
 from project.tests.base import ADMIN, BaseTestCase, empty_tables
 from project.tests.scores import reckoning
 from project.tests.scores.reckoning import TIES, WINDOWS, Attempt, Entry
@@ -128,7 +129,9 @@ class ReckonedTestCase(BaseTestCase):
 
     def attempts(self):
         rows = db.read(
-            text("SELECT user_id, exercise_id, seq, correct, at FROM attempts ORDER BY 1, 2, 3")
+            Statement(
+                "SELECT user_id, exercise_id, seq, correct, at FROM attempts ORDER BY 1, 2, 3"
+            )
         )
         return [Attempt(*row) for row in rows]
 
@@ -197,7 +200,7 @@ class ReckonedTestCase(BaseTestCase):
         self.assertEqual({as_pair(row) for row in rows}, expected)
 
     def assert_totals(self, scores):
-        rows = db.read(text("SELECT user_id, solved, last_solved_at FROM user_totals"))
+        rows = db.read(Statement("SELECT user_id, solved, last_solved_at FROM user_totals"))
         kept = {row.user_id: (row.solved, row.last_solved_at) for row in rows if row.solved}
         self.assertEqual(kept, reckoning.totals(scores))
         self.assertEqual({row.last_solved_at for row in rows if not row.solved} - {None}, set())
@@ -358,7 +361,7 @@ class Writer:
             self.made.setdefault(attempt.pair, []).append(attempt.correct)
 
     def learn_ids(self):
-        rows = db.read(text("SELECT user_id, exercise_id, id FROM scores"))
+        rows = db.read(Statement("SELECT user_id, exercise_id, id FROM scores"))
         self.ids = {(user_id, exercise_id): score_id for user_id, exercise_id, score_id in rows}
 
 
