@@ -42,7 +42,7 @@ SETTINGS = {
 }
 
 # Three of the servers have a connection for each of their threads.
-POSTGRES_CONF = "max_connections = 300\n"
+POSTGRES_SETTINGS = {"max_connections": "300"}
 
 RIVALS = """
     CREATE SCHEMA rivals;
@@ -68,6 +68,7 @@ class Place:
     """
 
     database = "postgres"
+    postgres_settings = POSTGRES_SETTINGS
 
     def __init__(self, disk: str, keep: Path | None = None) -> None:
         self.disk = disk
@@ -80,7 +81,12 @@ class Place:
             stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
             self.folder.chmod(0o755)  # PostgreSQL may run as another user
             self._postgres = stack.enter_context(
-                _postgres(self._keep or self.folder, self._preloaded, kept=self._keep is not None)
+                _postgres(
+                    self._keep or self.folder,
+                    self.postgres_settings,
+                    self._preloaded,
+                    kept=self._keep is not None,
+                )
             )
             self._fill()
             self._stack = stack.pop_all()
@@ -257,14 +263,15 @@ def _free_port() -> int:
 
 @contextmanager
 def _postgres(
-    folder: Path, environment: Mapping[str, str], *, kept: bool
+    folder: Path, settings: Mapping[str, str], environment: Mapping[str, str], *, kept: bool
 ) -> Iterator[PostgresServer]:
-    """Run PostgreSQL as it is set up by default, with fsync on."""
+    """Run PostgreSQL as it is set up by default, but for these settings; with fsync on."""
     mode = "stop" if kept else "delete"
     folder.mkdir(parents=True, exist_ok=True)
     server = get_server(folder / "data", cleanup_mode=mode, start=False)
     server.ensure_pgdata_inited()
-    (server.pgdata / "postgresql.auto.conf").write_text(POSTGRES_CONF)
+    lines = [f"{name} = '{value}'\n" for name, value in settings.items()]
+    (server.pgdata / "postgresql.auto.conf").write_text("".join(lines))
     ours = dict(os.environ)
     os.environ.update(environment)
     try:

@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 
 from benchmarks.apps import service_token
 from benchmarks.load import Failed
-from benchmarks.servers import SETTINGS, NotReady, Place
+from benchmarks.servers import POSTGRES_SETTINGS, SETTINGS, NotReady, Place
 
 SAMPLE = 20_000
 PAGE = 1000
@@ -77,6 +77,12 @@ class FilledPlace(Place):
     """
 
     database = "measured"
+    # As for any PostgreSQL that has a database of gibibytes to keep, on a solid-state disk.
+    postgres_settings = POSTGRES_SETTINGS | {
+        "shared_buffers": "2GB",
+        "max_wal_size": "8GB",
+        "random_page_cost": "1.1",
+    }
 
     def __init__(self, scores: int, keep: Path | None = None) -> None:
         super().__init__("plain", keep)
