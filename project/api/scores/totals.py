@@ -29,7 +29,9 @@ EXERCISES_SHIFTED = f"""
 """
 
 # Adds `user_shifts` (user_id, solved, last_solved_at) to the sums of users, and counts them where
-# they are now: how many users solved how many exercises is what a rank is read from.
+# they are now: how many users solved how many exercises is what a rank is read from. Each row of
+# `moves` has its other half; FULL keeps the planner, which expects one row or two, from comparing
+# all of a batch with all.
 USERS_SHIFTED = f"""
     users_shifted AS (
         INSERT INTO user_totals AS t (user_id, solved, last_solved_at)
@@ -43,7 +45,7 @@ USERS_SHIFTED = f"""
     ), moves AS (
         SELECT after, after - solved AS before
           FROM users_shifted
-          JOIN user_shifts
+          FULL JOIN user_shifts
          USING (user_id)
     ), counts_shifted AS (
         INSERT INTO solved_counts AS c (solved, shard, users)
