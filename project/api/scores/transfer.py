@@ -25,6 +25,7 @@ from project.api.scores import loading
 from project.api.scores.formats import (
     ANSWER,
     FORMATS,
+    T_FOR_SPACE,
     TEXTS_OF_TIMES,
     Format,
     Row,
@@ -117,7 +118,7 @@ def export_scores(name: str, format_name: str | None) -> None:
         transaction.run(TEXTS_OF_TIMES)
         with closing(transaction.copy_out(file.format.export)) as blocks:
             for block in blocks:
-                target.write(block)
+                target.write(block.translate(T_FOR_SPACE))
                 progress.update(block.count(b"\n"))
         target.flush()
 
