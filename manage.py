@@ -3,6 +3,7 @@
 python manage.py --help
 """
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -49,9 +50,16 @@ def run() -> None:
 @cli.command("test", with_appcontext=False)
 @click.argument("places", nargs=-1)
 @click.option("-v", "--verbose", is_flag=True, help="Name each test.")
-def test(places: Sequence[str], verbose: bool) -> NoReturn:
+@click.option(
+    "-j",
+    "--jobs",
+    default=os.cpu_count(),
+    type=click.IntRange(min=1),
+    help="In so many processes; one for each CPU where it is not said.",
+)
+def test(places: Sequence[str], verbose: bool, jobs: int) -> NoReturn:
     """Run the tests, all or those in PLACES (folders, files, dotted names)."""
-    sys.exit(suite.run(places, verbose=verbose))
+    sys.exit(suite.run(places, verbose=verbose, jobs=jobs))
 
 
 @cli.command("cov", with_appcontext=False)

@@ -1,23 +1,63 @@
 """The test suite, as `python manage.py test` and `cov` run it."""
 
 import os
+import signal
 import subprocess
 import sys
 import unittest
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+from project.config import TestingConfig
+from project.parallel import ParallelSuite, Result, in_groups
 
 ROOT = Path(__file__).parent.parent
 TESTS = ROOT / "project" / "tests"
 
 
-def run(places: Sequence[str] = (), *, verbose: bool = False) -> int:
-    """Run the tests in `places`, or all; return the exit code, 0 only when all went well."""
+def run(
+    places: Sequence[str] = (), *, verbose: bool = False, jobs: int = os.cpu_count() or 1
+) -> int:
+    """Run the tests in `places`, or all; return the exit code, 0 only when all went well.
+
+    They run in `jobs` processes, each with a database of its own. With DATABASE_TEST_URL there
+    is only one, so they run one after another, in this process, as they do with one job.
+    """
     os.environ["APP_SETTINGS"] = "project.config.TestingConfig"
     sys.path.insert(0, str(ROOT))
+    # In the background of a script it is ignored, also by all that is started here and takes it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     suite = unittest.TestSuite(_find(place) for place in places or [str(TESTS)])
-    result = unittest.TextTestRunner(verbosity=2 if verbose else 1).run(suite)
+    if jobs > 1 and not TestingConfig.SQLALCHEMY_DATABASE_URI:
+        suite = _in_parallel(suite, jobs)
+    verbosity = 2 if verbose else 1
+    runner = unittest.TextTestRunner(verbosity=verbosity, resultclass=Result)  # type: ignore[arg-type]
+    result = runner.run(suite)
     return 0 if result.wasSuccessful() and result.testsRun else 1
+
+
+def _in_parallel(suite: unittest.TestSuite, jobs: int) -> unittest.TestSuite:
+    """Return a suite of the same tests that runs in several processes, where that is of use.
+
+    For what it could not load unittest has a test of its own, which fails, and which only this
+    process knows.
+    """
+    tests = list(_flat(suite))
+    unloaded = [test for test in tests if type(test).__module__ == "unittest.loader"]
+    groups = in_groups([test for test in tests if test not in unloaded])
+    if len(groups) < 2:
+        return suite
+    return unittest.TestSuite([*unloaded, ParallelSuite(groups, jobs)])
+
+
+def _flat(tests: Iterable[Any]) -> Iterator[unittest.TestCase]:
+    """Yield the tests of suites, of the suites in them, and so on."""
+    for test in tests:
+        if isinstance(test, unittest.TestSuite):
+            yield from _flat(test)
+        else:
+            yield test
 
 
 def _find(place: str) -> unittest.TestSuite:
