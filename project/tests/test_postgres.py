@@ -37,10 +37,14 @@ SECRET = "the secret of these tests, which is long enough"
 AT_ONCE_SECONDS = 1.9
 
 # A process that uses the database of a folder, and does what it is told line by line.
+# The package is there without what it puts together: to import the whole takes longer than this.
 PROGRAM = """
 import sys
 from pathlib import Path
+from types import ModuleType
 import psycopg2
+sys.modules["project"] = ModuleType("project")
+sys.modules["project"].__path__ = ["project"]
 from project.postgres import EmbeddedPostgres
 
 server = EmbeddedPostgres(Path(sys.argv[1]))
