@@ -21,6 +21,8 @@ from typing import Any
 import psutil
 import psycopg2
 
+from project import create_app, db
+from project.config import TestingConfig
 from project.postgres import EmbeddedPostgres
 from project.tests.processes import ROOT, free_port, wait_until
 from project.tokens import Tokens
@@ -28,6 +30,7 @@ from project.users import User
 
 SECRET = "a secret of the fault tests, long enough"
 TOKEN = Tokens(SECRET).issue(User(7, is_service=True), days=1)
+WORKERS = 3
 # How long a client repeats an increment that has a key.
 PERSISTENCE_SECONDS = 20
 
@@ -50,6 +53,17 @@ class Postgres:
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
 
+    @contextmanager
+    def app(self) -> Iterator[None]:
+        """Give the context of an app on this database, in this process."""
+        known = {"SQLALCHEMY_DATABASE_URI": self.url}
+        with create_app(type("FaultConfig", (TestingConfig,), known)).app_context():
+            try:
+                yield
+            finally:
+                db.engine.dispose()
+                db.autocommit_engine.dispose()
+
     def stop(self) -> None:
         with suppress(Exception):
             self._embedded._started().cleanup()
@@ -59,17 +73,17 @@ class Postgres:
 class Service:
     """The service as its users start it: granian, with several workers."""
 
-    def __init__(self, postgres: Postgres, workers: int = 2, **environment: str) -> None:
+    def __init__(self, postgres: Postgres) -> None:
         self.port = free_port()
         self._environment = os.environ | {
             "APP_SETTINGS": "project.config.ProductionConfig",
             "DATABASE_URL": postgres.url,
             "SECRET_KEY": SECRET,
             "CORS_ORIGINS": "*",
-            "WORKERS": str(workers),
+            "WORKERS": str(WORKERS),
             "THREADS": "32",
             "PORT": str(self.port),
-        } | environment  # fmt: skip
+        }
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed by stop()
         self.start()
 
@@ -81,7 +95,11 @@ class Service:
             stderr=self.log,
             cwd=ROOT,
         )
-        wait_until(self.is_ready)
+        try:
+            wait_until(self.is_ready)
+        except BaseException:  # also Ctrl-C: nobody else knows of this process yet
+            self.stop()
+            raise
 
     def is_ready(self) -> bool:
         if self.process.poll() is not None:
@@ -256,10 +274,5 @@ class FaultTestCase(unittest.TestCase):
             return cursor.fetchall() if cursor.description else None
 
     def empty(self):
-        self.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-
-    def serve(self, **options):
-        self.empty()
-        service = Service(self.postgres, **options)
-        self.addCleanup(service.stop)
-        return service
+        tables = ", ".join(table.name for table in db.metadata.sorted_tables)
+        self.sql(f"TRUNCATE {tables}; ALTER SEQUENCE scores_id_seq RESTART")

@@ -8,7 +8,15 @@ import unittest
 from contextlib import contextmanager
 from subprocess import PIPE
 
-from project.tests.faults.harness import Books, Client, FaultTestCase, Postgres, load
+from project.tests.faults.harness import (
+    WORKERS,
+    Books,
+    Client,
+    FaultTestCase,
+    Postgres,
+    Service,
+    load,
+)
 from project.tests.processes import ROOT, is_alive, wait_until
 
 LOAD_SECONDS = 1.0
@@ -17,37 +25,49 @@ LOAD_SECONDS = 1.0
 def setUpModule():
     FaultTestCase.postgres = Postgres()
     unittest.addModuleCleanup(FaultTestCase.postgres.stop)
+    CountsTestCase.service = Service(FaultTestCase.postgres)
+    unittest.addModuleCleanup(CountsTestCase.service.stop)
 
 
 class CountsTestCase(FaultTestCase):
-    def assert_nothing_lost(self, service, books, name="hot"):
+    """One service for all tests; who ends it leaves it to the next to start it again."""
+
+    service: Service
+
+    def setUp(self):
+        if self.service.process.poll() is not None:
+            self.service.start()
+        wait_until(lambda: len(self.service.workers) == WORKERS)
+        self.empty()
+
+    def assert_nothing_lost(self, books, name="hot"):
         """Without keys: stored is what was answered, and at most what was not answered."""
-        stored = service.value(name)
-        self.assertEqual(books.strange, [], service.output())
+        stored = self.service.value(name)
+        self.assertEqual(books.strange, [], self.service.output())
         self.assertEqual(len(set(books.values)), len(books.values), "a value was given twice")
         self.assertLessEqual(max(books.values), stored)
         self.assertLessEqual(len(books.values), stored)
-        self.assertLessEqual(stored, len(books.values) + books.unknown, service.output())
-        self.assertTrue(service.audit(name)["consistent"])
+        self.assertLessEqual(stored, len(books.values) + books.unknown, self.service.output())
+        self.assertTrue(self.service.audit(name)["consistent"])
 
-    def assert_exactly_once(self, service, books, name="keyed"):
+    def assert_exactly_once(self, books, name="keyed"):
         """With keys and clients that repeat: each increment happened once."""
         self.assertEqual(books.strange, [])
         self.assertEqual(sorted(books.values), list(range(1, len(books.values) + 1)))
-        self.assertEqual(service.value(name), len(books.values))
-        self.assertTrue(service.audit(name)["consistent"])
+        self.assertEqual(self.service.value(name), len(books.values))
+        self.assertTrue(self.service.audit(name)["consistent"])
 
     @contextmanager
-    def under_load(self, service):
+    def under_load(self):
         """Count with and without keys for as long as the block lasts; then look at the books."""
         with (
-            load(service, 16, name="hot") as books,
-            load(service, 16, name="keyed", keys=True) as keyed,
+            load(self.service, 16, name="hot") as books,
+            load(self.service, 16, name="keyed", keys=True) as keyed,
         ):
             yield books
             time.sleep(LOAD_SECONDS)
-        self.assert_nothing_lost(service, books)
-        self.assert_exactly_once(service, keyed)
+        self.assert_nothing_lost(books)
+        self.assert_exactly_once(keyed)
 
     def report(self, what, seconds):
         print(f"{what}: {seconds:.2f} s", flush=True)
@@ -55,9 +75,8 @@ class CountsTestCase(FaultTestCase):
 
 class TestManyClients(CountsTestCase):
     def test_gives_each_of_64_clients_on_3_workers_values_of_its_own(self):
-        service = self.serve(workers=3)
         books = Books()
-        crew = [Client(service.port, books, name="hot", count=40) for _ in range(64)]
+        crew = [Client(self.service.port, books, name="hot", count=40) for _ in range(64)]
 
         for client in crew:
             client.start()
@@ -65,14 +84,13 @@ class TestManyClients(CountsTestCase):
             client.join(60)
 
         self.assertEqual(sorted(books.values), list(range(1, 64 * 40 + 1)))
-        self.assert_nothing_lost(service, books)
+        self.assert_nothing_lost(books)
         self.assertEqual(books.unknown, 0)
 
     def test_counts_as_exactly_over_many_names(self):
-        service = self.serve(workers=3)
         books = [Books() for _ in range(8)]
         crew = [
-            Client(service.port, books[number % 8], name=f"c{number % 8}", count=30)
+            Client(self.service.port, books[number % 8], name=f"c{number % 8}", count=30)
             for number in range(64)
         ]
 
@@ -83,37 +101,32 @@ class TestManyClients(CountsTestCase):
 
         for number in range(8):
             self.assertEqual(sorted(books[number].values), list(range(1, 241)))
-            self.assertEqual(service.value(f"c{number}"), 240)
+            self.assertEqual(self.service.value(f"c{number}"), 240)
 
 
 class TestKilled(CountsTestCase):
     def test_worker_costs_nothing_that_was_answered(self):
-        service = self.serve(workers=2)
-        before = {worker.pid for worker in service.workers}
+        before = {worker.pid for worker in self.service.workers}
 
-        with self.under_load(service):
-            service.kill_worker()
+        with self.under_load():
+            self.service.kill_worker()
             began = time.monotonic()
-            wait_until(lambda: {worker.pid for worker in service.workers} - before)
+            wait_until(lambda: {worker.pid for worker in self.service.workers} - before)
             seconds = time.monotonic() - began
 
         self.report("a killed worker was replaced after", seconds)
 
     def test_service_costs_nothing_that_was_answered(self):
-        service = self.serve()
-
-        with self.under_load(service):
-            service.kill()
+        with self.under_load():
+            self.service.kill()
             began = time.monotonic()
-            service.start()
+            self.service.start()
             seconds = time.monotonic() - began
 
         self.report("a killed service answered again after", seconds)
 
     def test_postgres_costs_nothing_that_was_answered(self):
-        service = self.serve()
-
-        with self.under_load(service) as books:
+        with self.under_load() as books:
             self.postgres.kill()
             time.sleep(0.2)
             self.postgres.start()
@@ -125,29 +138,26 @@ class TestKilled(CountsTestCase):
         self.report("after a killed PostgreSQL was back, the next answer took", seconds)
 
     def test_parent_takes_its_workers_along(self):
-        service = self.serve()
-        workers = service.workers
+        workers = self.service.workers
 
-        service.process.kill()
-        service.process.wait(10)
+        self.service.process.kill()
+        self.service.process.wait(10)
 
         wait_until(lambda: not any(is_alive(worker.pid) for worker in workers), seconds=10)
 
 
 class TestTermination(CountsTestCase):
     def test_answers_what_was_committed_and_ends_in_time(self):
-        service = self.serve()
-
-        with load(service, 32) as books:
+        with load(self.service, 32) as books:
             began = time.monotonic()
-            code = service.terminate()
+            code = self.service.terminate()
             self.report("under load the service ended after", time.monotonic() - began)
 
-        self.assertEqual(code, 0, service.output())
+        self.assertEqual(code, 0, self.service.output())
         answered = len(books.values)
-        service.start()
-        self.assertEqual(service.value("hot"), answered)
-        self.assertTrue(service.audit("hot")["consistent"])
+        self.service.start()
+        self.assertEqual(self.service.value("hot"), answered)
+        self.assertTrue(self.service.audit("hot")["consistent"])
 
 
 class TestCrossingBatches(CountsTestCase):
@@ -155,7 +165,6 @@ class TestCrossingBatches(CountsTestCase):
 
     def cross(self, what):
         """Run two processes of crossing.py; return what they say went wrong."""
-        self.empty()
         command = [sys.executable, "-m", "project.tests.faults.crossing", what]
         environment = os.environ | {"DATABASE_TEST_URL": self.postgres.url}
         both = [

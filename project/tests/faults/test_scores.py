@@ -9,9 +9,7 @@ import unittest
 from collections import Counter
 from contextlib import contextmanager
 
-from project import create_app, db
 from project.api.scores import totals
-from project.config import TestingConfig
 from project.tests.faults.harness import (
     SECRET,
     TOKEN,
@@ -109,21 +107,16 @@ class TestScores(FaultTestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.service = Service(cls.postgres, workers=3)
+        cls.service = Service(cls.postgres)
         cls.addClassCleanup(cls.service.stop)
 
     def setUp(self):
-        tables = ", ".join(table.name for table in db.metadata.sorted_tables)
-        self.sql(f"TRUNCATE {tables}")
+        self.empty()
 
     def differences(self):
         """Return which sums are not what the scores say."""
-        known = {"SQLALCHEMY_DATABASE_URI": self.postgres.url}
-        with create_app(type("FaultConfig", (TestingConfig,), known)).app_context():
-            try:
-                return totals.select_differences()
-            finally:
-                db.autocommit_engine.dispose()
+        with self.postgres.app():
+            return totals.select_differences()
 
     @contextmanager
     def writing(self, clients):

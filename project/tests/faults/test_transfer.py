@@ -11,7 +11,8 @@ from pathlib import Path
 
 import psycopg2
 
-from project.tests.faults.harness import Postgres
+from project import migration
+from project.tests.faults.harness import FaultTestCase, Postgres
 from project.tests.processes import GRACE_SECONDS, ROOT, environment, wait_until
 
 MEGABYTES = 300
@@ -28,28 +29,20 @@ WAITING = """
 
 
 def setUpModule():
-    TransferTestCase.postgres = Postgres()
-    unittest.addModuleCleanup(TransferTestCase.postgres.stop)
+    FaultTestCase.postgres = Postgres()
+    unittest.addModuleCleanup(FaultTestCase.postgres.stop)
+    with FaultTestCase.postgres.app():
+        migration.upgrade()
 
 
-class TransferTestCase(unittest.TestCase):
-    postgres: Postgres
-
+class TransferTestCase(FaultTestCase):
     def setUp(self):
         folder = self.enterContext(tempfile.TemporaryDirectory())
         self.file = Path(folder) / "scores.csv"
-        self.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-        self.assertEqual(self.start("db", "upgrade").wait(GRACE_SECONDS), 0)
+        self.empty()
 
     def connect(self):
         return closing(psycopg2.connect(self.postgres.url.replace("+psycopg2", "")))
-
-    def sql(self, statement):
-        with self.connect() as connection, connection.cursor() as cursor:
-            cursor.execute(statement)
-            rows = cursor.fetchall() if cursor.description else None
-            connection.commit()
-            return rows
 
     def write(self, count):
         pairs = (f"{1 + n // 10},{1 + n % 10},true\n" for n in range(count))
