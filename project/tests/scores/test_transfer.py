@@ -441,6 +441,7 @@ class TestIds(TransferTestCase):
         """A score that is not committed yet has its id already."""
         path = self.file(HEADER, score(id="1"))
         with db.engine.connect() as connection:
+            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
             connection.execute(
                 text("INSERT INTO scores (user_id, exercise_id, correct) VALUES (7, 7, false)")
             )
