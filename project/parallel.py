@@ -164,10 +164,10 @@ class _Worker:
             text += f" These were not run: {', '.join(self._left)}."
         if self._underway:
             test = self._underway[0].test
-            self._note(Event("addError", test, (text,)))
+            self._note(Event("addError", test, (f"{text}\n",)))
             self._note(Event("stopTest", test))
         else:
-            self._note(Event("addError", Told("process", "A process of tests"), (text,)))
+            self._note(Event("addError", Told("process", "A process of tests"), (f"{text}\n",)))
 
 
 def _work(parent: Connection) -> None:

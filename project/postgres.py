@@ -1,5 +1,6 @@
 """Which PostgreSQL: the one of the URL, or an embedded one that is started and stopped here."""
 
+import hashlib
 import json
 import os
 import shlex
@@ -47,10 +48,13 @@ max_connections = 300
 
 
 class _Server(PostgresServer):  # type: ignore[misc]
-    """The embedded server, with four habits of the library mended.
+    """The embedded server, with five habits of the library mended.
 
     - Its lock lies in the temporary folder under one name for all users, so that the second
-      user of a machine could not open it.
+      user of a machine could not open it; and it is one for all databases, so that each would
+      wait while another one starts or stops.
+    - Of two processes that root starts at once, both would add the user that PostgreSQL runs as,
+      and one would fail.
     - It does not quote the path of its socket, which may have a space in it.
     - It counts the processes that use a database, but never strikes off those that were killed,
       so that the database would never be stopped again.
@@ -59,10 +63,13 @@ class _Server(PostgresServer):  # type: ignore[misc]
     """
 
     def __init__(self, directory: Path, *, cleanup_mode: str) -> None:
-        super().__init__(directory, cleanup_mode=cleanup_mode)
         self.runtime_path = Path(tempfile.gettempdir()) / f"eval-service-{os.getuid()}"
         self.runtime_path.mkdir(exist_ok=True)
-        self._lock = InterProcessLock(self.runtime_path / "lock")
+        with InterProcessLock(self.runtime_path / "lock"):
+            super().__init__(directory, cleanup_mode=cleanup_mode)
+        name = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
+        self._lock_path = self.runtime_path / f"{name}.lock"
+        self._lock = InterProcessLock(self._lock_path)
 
     def ensure_pgdata_inited(self) -> None:
         """Make the database where there is none; called by `start()`, which holds the lock."""
@@ -102,6 +109,8 @@ class _Server(PostgresServer):  # type: ignore[misc]
         with self._lock:
             self._forget_the_dead()
         super()._cleanup()
+        if self.cleanup_mode == "delete":
+            self._lock_path.unlink(missing_ok=True)
 
     def _await_orphans(self) -> None:
         """Wait until the children of a killed server have ended.

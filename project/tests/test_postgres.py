@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from project import create_app, db, migration
 from project.config import TestingConfig
-from project.postgres import EmbeddedPostgres
+from project.postgres import EmbeddedPostgres, _Server
 from project.tests.base import BaseTestCase
 from project.tests.processes import (
     GRACE_SECONDS,
@@ -216,6 +216,16 @@ class TestFolder(EmbeddedTestCase):
 
         self.assertEqual(self.ask(server), 1)
         self.assertIsNotNone(postmaster(self.folder))
+
+    def test_has_a_lock_that_is_its_own_and_the_same_for_all_who_use_it(self):
+        """Nobody waits while the database of another folder starts or stops."""
+        paths = [
+            _Server(folder, cleanup_mode="stop")._lock_path
+            for folder in (self.folder, self.folder, self.folder.parent / "other")
+        ]
+
+        self.assertEqual(paths[0], paths[1])
+        self.assertNotEqual(paths[0], paths[2])
 
     def test_may_have_a_space_in_its_path(self):
         self.folder = self.folder.parent / "my code" / "postgres"
