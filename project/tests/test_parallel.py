@@ -56,6 +56,9 @@ DYING_QUIETLY = """@classmethod
     def tearDownClass(cls): os._exit(0)
     def test_passes(self): pass
 """
+LEAVING_ITS_NUMBER = """def test_it(self):
+        pathlib.Path("{folder}", str(os.getpid())).touch()
+"""
 WAITING = """def test_waits(self):
         self.addCleanup(pathlib.Path("{folder}", "cleaned-" + str(os.getpid())).touch)
         pathlib.Path("{folder}", str(os.getpid())).touch()
@@ -76,11 +79,11 @@ class ParallelTestCase(TestCase):
         (self.folder / f"{name}.py").write_text("\n".join(lines))
         return name
 
-    def start(self, *names, jobs=2):
+    def start(self, *names, jobs=2, **settings):
         process = subprocess.Popen(
             [sys.executable, str(self.folder / "run.py"), str(jobs), *names],
             cwd=ROOT,
-            env=environment(),
+            env=environment(**settings),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -89,9 +92,9 @@ class ParallelTestCase(TestCase):
         self.addCleanup(process.kill)
         return process
 
-    def run_tests(self, *names, jobs=2):
+    def run_tests(self, *names, **options):
         """Return the exit code and what was said."""
-        process = self.start(*names, jobs=jobs)
+        process = self.start(*names, **options)
         said, _ = process.communicate(timeout=2 * GRACE_SECONDS)
         return process.returncode, said
 
@@ -156,6 +159,25 @@ class TestDeath(ParallelTestCase):
         wait_until(lambda: not any(is_alive(one.pid) for one in family))
         cleaned = [path.name for path in folder.glob("cleaned-*")]
         self.assertEqual(sorted(cleaned), sorted(f"cleaned-{pid}" for pid in pids))
+
+
+class TestProcesses(ParallelTestCase):
+    def test_are_as_many_as_there_are_jobs_and_databases(self):
+        for jobs, settings, processes in (
+            (2, {}, 2),
+            (1, {}, 1),
+            (2, {"DATABASE_TEST_URL": "postgresql://localhost/one"}, 1),
+        ):
+            with self.subTest(jobs=jobs, settings=settings):
+                folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+                body = LEAVING_ITS_NUMBER.format(folder=folder)
+
+                code, said = self.run_tests(
+                    self.module("leaving", body, body), jobs=jobs, **settings
+                )
+
+                self.assertEqual(code, 0, said)
+                self.assertEqual(len(list(folder.iterdir())), processes)
 
 
 class TestGroups(ParallelTestCase):
