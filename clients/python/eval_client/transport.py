@@ -1,0 +1,187 @@
+"""A call in, what the service answers out: connections, and when to ask again.
+
+A read may be asked again whenever it failed. A write carries an Idempotency-Key, the same in
+each attempt, so that the service does it once however often it arrives; without a key, as a
+DELETE has none, it is sent once.
+"""
+
+import json
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, is_dataclass
+from datetime import datetime
+from http import HTTPStatus
+from typing import Any, TypeVar
+from urllib.parse import urlencode, urlsplit
+
+from urllib3 import BaseHTTPResponse, HTTPConnectionPool, Timeout, connection_from_url
+from urllib3.exceptions import HTTPError
+
+from eval_client.errors import EvalError, RequestInProgress, Unreachable, from_answer
+from eval_client.models import read
+
+Token = str | Callable[[], str] | None
+T = TypeVar("T")
+
+FIRST_PAUSE_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 5.0
+# What may well succeed later: said by the service, or by a gateway that could not reach it.
+PASSING = {
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+}
+
+
+class Transport:
+    """Sends calls over a pool of connections, and again where that is safe."""
+
+    def __init__(
+        self,
+        url: str,
+        token: Token,
+        timeout_seconds: float,
+        patience_seconds: float,
+        pool_size: int,
+    ) -> None:
+        if urlsplit(url).scheme not in {"http", "https"}:
+            raise ValueError(f"The address should begin with http:// or https://, not be {url!r}")
+        timeout = Timeout(connect=timeout_seconds, read=timeout_seconds)
+        self._pool: HTTPConnectionPool = connection_from_url(
+            url, maxsize=pool_size, timeout=timeout, retries=False
+        )
+        self._root = urlsplit(url).path.rstrip("/")
+        self._token = token
+        self._patience_seconds = patience_seconds
+
+    def speaking_for(self, token: Token) -> "Transport":
+        """Return the same with another token."""
+        other = object.__new__(Transport)
+        other.__dict__.update(self.__dict__, _token=token)
+        return other
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self._pool.close()
+
+    def get(self, path: str, **query: Any) -> Any:
+        """Return `data` of what is at a path; parameters that are None are left out."""
+        return data(self.call("GET", _address(path, query)))
+
+    def write(
+        self, method: str, path: str, body: Any, key: str | None, headers: Any = None
+    ) -> BaseHTTPResponse:
+        """Send a write, with a new key unless there is one, and return its answer."""
+        fields = {"Idempotency-Key": key or uuid.uuid4().hex} | (headers or {})
+        return self.call(method, path, body, fields)
+
+    def pages(self, kind: Callable[..., T], name: str, path: str, **query: Any) -> Iterator[T]:
+        """Give the items of a list one by one; the next page is fetched when it is needed."""
+        cursor: str | None = None
+        while True:
+            page = self.get(path, **query, cursor=cursor)
+            for item in page[name]:
+                yield read(kind, item)
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
+    def call(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> BaseHTTPResponse:
+        """Return the answer to a call, or raise the EvalError that came of it.
+
+        Pauses grow and vary, so that many clients do not come back at once, and are never
+        shorter than the service asks for. What would take longer than the patience is not
+        waited for.
+        """
+        fields = self._authorization() | dict(headers or {})
+        may_repeat = method == "GET" or "Idempotency-Key" in fields
+        sent = None if body is None else json.dumps(body, default=_plain).encode()
+        if sent is not None:
+            fields["Content-Type"] = "application/json"
+        deadline = time.monotonic() + self._patience_seconds
+        for pause in _pauses():
+            try:
+                return self._attempt(method, path, sent, fields)
+            except EvalError as error:
+                wait = pause + (getattr(error, "retry_after_seconds", None) or 0)
+                passes = may_repeat and _may_pass(error)
+                if not passes or time.monotonic() + wait > deadline:
+                    raise
+            time.sleep(wait)
+        raise AssertionError("the pauses never end")
+
+    def _authorization(self) -> dict[str, str]:
+        """Return the field that says who calls; the same for each attempt, as the key is theirs."""
+        token = self._token() if callable(self._token) else self._token
+        if token is None:
+            return {}
+        if not (token.isascii() and token.isprintable()):
+            raise ValueError("The token has characters that no token has, say a line's end.")
+        return {"Authorization": f"Bearer {token}"}
+
+    def _attempt(
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str]
+    ) -> BaseHTTPResponse:
+        try:
+            answer = self._pool.urlopen(method, self._root + path, body, headers, redirect=False)
+        except (HTTPError, OSError) as error:
+            raise Unreachable(f"{method} {path}: {type(error).__name__}: {error}") from error
+        if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
+            request_id = answer.headers.get("X-Request-ID")
+            raise from_answer(answer.status, _json(answer), request_id, _retry_after(answer))
+        return answer
+
+
+def data(answer: BaseHTTPResponse) -> Any:
+    """Return `data` of an answer."""
+    return answer.json().get("data")
+
+
+def _may_pass(error: EvalError) -> bool:
+    """Return whether the same request may succeed later."""
+    passing = isinstance(error, (Unreachable, RequestInProgress))
+    return passing or getattr(error, "status", None) in PASSING
+
+
+def _pauses() -> Iterator[float]:
+    """Give ever longer pauses, each up to twice as long as the one before."""
+    longest = FIRST_PAUSE_SECONDS
+    while True:
+        yield random.uniform(longest / 2, longest)  # noqa: S311 - spreads clients, guards nothing
+        longest = min(2 * longest, LONGEST_PAUSE_SECONDS)
+
+
+def _retry_after(answer: BaseHTTPResponse) -> float | None:
+    """Return for how long the service asks to wait; it says so in whole seconds."""
+    text = answer.headers.get("Retry-After", "")
+    return float(text) if text.isdigit() else None
+
+
+def _json(answer: BaseHTTPResponse) -> Any:
+    try:
+        return answer.json()
+    except ValueError:
+        return None
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    raise TypeError(f"{type(value).__name__} is no JSON")
+
+
+def _address(path: str, query: Mapping[str, Any]) -> str:
+    given = {name: _text(value) for name, value in query.items() if value is not None}
+    return f"{path}?{urlencode(given)}" if given else path
+
+
+def _text(value: Any) -> str:
+    """Return a parameter as the service reads it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value.isoformat() if isinstance(value, datetime) else str(value)
