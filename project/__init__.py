@@ -97,7 +97,10 @@ def _settings(app: Service, configuration: str | type) -> Settings:
             f"The setting APP_SETTINGS is wrong: there is no configuration {configuration}."
         )
     app.config.from_object(known)
-    return Settings.of(app.config, Path(app.instance_path))
+    settings = Settings.of(app.config, Path(app.instance_path))
+    for name in ("SECRET_KEY", "RATELIMIT_STORAGE_URI"):
+        app.config[name] = None  # the settings know it, and do not show it; the config would
+    return settings
 
 
 def _anonymous_limit(settings: Settings) -> AnonymousLimit:

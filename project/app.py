@@ -17,6 +17,11 @@ from flask.globals import request_ctx
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
 
+# What every answer says unless its view has said otherwise.
+GUARDS = (("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer"))
+PERSONAL = ("Cache-Control", "no-store")
+# May be kept, but not shown again unasked: numbers are exact at the moment of the answer.
+COMMON = ("Cache-Control", "no-cache")
 SHORT_AND_PRINTABLE = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -52,6 +57,19 @@ class PlainResponse(Response):
         return self.response
 
 
+def guard(response: Response, *, personal: bool) -> None:
+    """Have an answer taken for nothing but what it is, and kept by nobody whom it is not for.
+
+    An error is a matter of its moment: a cache should not give it to others, or later.
+    """
+    headers = response.headers
+    said = {name.lower() for name, _ in headers}
+    caching = PERSONAL if personal or response.status_code >= 400 else COMMON
+    for name, value in (*GUARDS, caching):
+        if name.lower() not in said:
+            headers.add(name, value)
+
+
 class Service(APIFlask):
     """The WSGI application."""
 
@@ -79,6 +97,7 @@ class Service(APIFlask):
         """Complete the answer; Flask-CORS sees it where there is an origin to allow."""
         request = request_ctx.request
         self.complete(request, response)
+        guard(response, personal="HTTP_AUTHORIZATION" in request.environ)
         if "HTTP_ORIGIN" in request.environ:
             return super().process_response(response)
         return response

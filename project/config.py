@@ -19,6 +19,10 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 SHORTEST_SECRET = 32  # bytes: as long as what HS256 makes of it (RFC 7518, section 3.2)
+# What stands in secrets that were copied from an example, and in hardly any that was drawn.
+EXAMPLES = ("change", "default", "example", "insecure", "password", "placeholder", "precious",
+            "secret-key", "secret_key", "secretkey", "your")  # fmt: skip
+FEWEST_CHARACTERS = 10
 
 
 class SettingError(ClickException):
@@ -107,6 +111,12 @@ def _long_enough(secret: str) -> str:
     return secret
 
 
+def _is_guessable(secret: str) -> bool:
+    """Return whether a secret is of an example, or of a few characters again and again."""
+    copied = any(word in secret.lower() for word in EXAMPLES)
+    return copied or len(set(secret)) < FEWEST_CHARACTERS
+
+
 def _limit(text: str) -> str:
     try:
         parse(text)
@@ -158,9 +168,15 @@ class Settings(BaseModel):
         elif "SQLALCHEMY_DATABASE_URI" not in said:
             raise SettingError(_missing("DATABASE_URL"))
         try:
-            return cls.model_validate(said)
+            settings = cls.model_validate(said)
         except ValidationError as error:
             raise SettingError(_sentence(error, testing=config["TESTING"])) from None
+        if not settings.self_sufficient and _is_guessable(settings.secret_key):
+            raise SettingError(
+                "The setting SECRET_KEY is wrong: it can be guessed; draw one, say with "
+                "`openssl rand -hex 32`."
+            )
+        return settings
 
 
 def _sentence(error: ValidationError, *, testing: bool) -> str:

@@ -191,8 +191,23 @@ class TestSettings(TestCase):
                 with self.subTest(base.__name__, name=name, wrong=wrong):
                     self.assert_named(name, "wrong", base, **{name: wrong})
 
+    def test_are_refused_where_the_secret_can_be_guessed(self):
+        """That of an example, or of a keyboard on which something lies."""
+        for secret in (
+            "x" * 64,
+            "0123456701234567012345670123456701234567",
+            "change me, or anybody can sign tokens",
+            "CHANGEME-CHANGEME-CHANGEME-CHANGEME",
+            "my_precious_my_precious_my_precious",
+            "your-256-bit-secret-your-256-bit-secret",
+            "django-insecure-q8f7w6e5r4t3y2u1i0o9p8",
+        ):
+            for base in (StagingConfig, ProductionConfig):
+                with self.subTest(base.__name__, secret=secret):
+                    self.assert_named("SECRET_KEY", "wrong", base, SECRET_KEY=secret)
+
     def test_count_the_bytes_of_the_secret(self):
-        app = app_with(SECRET_KEY="\N{SNOWMAN}" * 11)
+        app = app_with(DevelopmentConfig, SECRET_KEY="\N{SNOWMAN}" * 11)
 
         self.assertEqual(len(app.extensions["settings"].secret_key.encode()), 33)
 
@@ -224,12 +239,15 @@ class TestSettings(TestCase):
                 self.assertIn(wrong, sentence)
 
     def test_show_no_secret(self):
-        settings = app_with().extensions["settings"]
+        store = f"memory://:{PASSWORD}@here"
+        app = app_with(RATELIMIT_STORAGE_URI=store)
+        settings = app.extensions["settings"]
 
-        for shown in (repr(settings), str(settings)):
-            self.assertIn("workers=2", shown)
-            self.assertNotIn(SECRET, shown)
-            self.assertNotIn(PASSWORD, shown)
+        self.assertIn("workers=2", repr(settings))
+        for shown in (settings, app.config, *app.extensions.values()):
+            for text in (repr(shown), str(shown)):
+                self.assertNotIn(SECRET, text)
+                self.assertNotIn(PASSWORD, text)
 
 
 class TestKeptSecret(TestCase):
