@@ -33,6 +33,17 @@ VERSION = "0.1.0"
 # What Alembic holds the schema against: the tables of `db` are known once these are loaded.
 MODELS = (counter_models, key_models, score_models)
 
+# What a page of another origin may send, besides what it always may.
+ALLOWED_HEADERS = [
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "If-Match",
+    "If-None-Match",
+    "X-Request-ID",
+    "traceparent",
+]
+
 EXPOSED_HEADERS = [
     "ETag",
     "Link",
@@ -66,8 +77,11 @@ def create_app(configuration: str | type | None = None) -> Service:
     cors.init_app(
         app,
         origins=settings.cors_origins,
+        allow_headers=ALLOWED_HEADERS,
         expose_headers=EXPOSED_HEADERS,
         supports_credentials=False,
+        send_wildcard=True,  # for `*`, and not the origin, which would have to vary
+        vary_header=False,  # requests.py says it, also to origins that get nothing
         max_age=600,
     )
     users = UsersService(settings.users_service_url) if settings.users_service_url else None
@@ -106,8 +120,12 @@ def _settings(app: Service, configuration: str | type) -> Settings:
 def _anonymous_limit(settings: Settings) -> AnonymousLimit:
     try:
         return AnonymousLimit(settings.anonymous_limit, settings.ratelimit_storage_uri)
-    except (ConfigurationError, ImportError, ValueError) as error:
-        raise SettingError(f"The setting RATELIMIT_STORAGE_URI is wrong: {error}.") from None
+    except (ConfigurationError, ImportError, ValueError):
+        kind = settings.ratelimit_storage_uri.partition("://")[0]  # what follows has a password
+        raise SettingError(
+            f"The setting RATELIMIT_STORAGE_URI is wrong: there is no storage {kind}, or its "
+            "library is not installed."
+        ) from None
 
 
 def _connect(app: Service, settings: Settings) -> None:

@@ -5,6 +5,7 @@ its types, so that a wrong value stops the start with one sentence that names it
 """
 
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
@@ -125,11 +126,15 @@ def _limit(text: str) -> str:
     return text
 
 
+# Nothing more: what could be a pattern Flask-CORS takes for one, and it lets in too much.
+ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
+
+
 def _origins(text: str) -> list[str]:
-    origins = [origin.strip() for origin in text.split(",")]
-    if origins == ["*"]:
-        return origins
-    return [_http_url(origin) for origin in origins]
+    origins = [origin.strip().rstrip("/") for origin in text.split(",")]
+    if origins != ["*"] and not all(ORIGIN.fullmatch(origin) for origin in origins):
+        raise ValueError("should be *, or origins like https://learn.example.org, with commas")
+    return origins
 
 
 class Settings(BaseModel):

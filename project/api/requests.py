@@ -121,7 +121,7 @@ def register(app: Service, origins: list[str]) -> None:
 
     def sign(request: JsonRequest, response: Response) -> None:
         response.headers.add(REQUEST_ID, request.id)
-        if depends_on_origin and "HTTP_ORIGIN" not in request.environ:
+        if depends_on_origin:
             response.headers.add("Vary", "Origin")
 
     app.request_class = JsonRequest
