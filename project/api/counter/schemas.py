@@ -18,6 +18,8 @@ from project.api.fields import (
 )
 
 COLOR_PATTERN = f"^({'|'.join(COLORS)}|#?([0-9a-fA-F]{{3}}){{1,2}})$"
+# XML 1.0, section 2.2, has no other characters, not even escaped; and a picture has one line.
+LABEL_PATTERN = r"^[^\x00-\x1f\x7f-\x9f\ufffe\uffff]+$"
 NAME = re.compile(NAME_PATTERN.strip("^$"))
 PUBLIC_PREFIX = "public:"
 LARGEST_STEP = 10**12
@@ -87,7 +89,7 @@ class HistoryQuery(Strict):
 class BadgeQuery(Strict):
     """How a badge is to look."""
 
-    label: Omittable[Annotated[str, Field(min_length=1, max_length=64)]]
+    label: Omittable[Annotated[str, Field(min_length=1, max_length=64, pattern=LABEL_PATTERN)]]
     color: Annotated[str, Field(pattern=COLOR_PATTERN)] = "brightgreen"
 
 

@@ -204,6 +204,8 @@ def get_badge(name: str, query_data: BadgeQuery) -> Response:
     picture = badge.draw(query_data.label or name, counter.value, query_data.color)
     response = current_app.response_class(picture, mimetype="image/svg+xml")
     response.headers["Cache-Control"] = "no-cache"
+    # Where it is opened by itself it is a document, which could run scripts.
+    response.headers["Content-Security-Policy"] = "default-src 'none'"
     return response
 
 
