@@ -80,6 +80,7 @@ def create_app(configuration: str | type | None = None) -> Service:
         allow_headers=ALLOWED_HEADERS,
         expose_headers=EXPOSED_HEADERS,
         supports_credentials=False,
+        always_send=False,  # who sends no origin needs none
         send_wildcard=True,  # for `*`, and not the origin, which would have to vary
         vary_header=False,  # requests.py says it, also to origins that get nothing
         max_age=600,

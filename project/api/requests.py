@@ -93,13 +93,17 @@ def page(view: View) -> View:
 
 
 def refuse_unread_parameters(request: Request) -> None:
-    """Raise InvalidQuery where the query string has a parameter twice, or one that nobody reads."""
+    """Raise InvalidQuery where a parameter is no text, stands twice, or is read by nobody."""
     if not request.query_string or not request.endpoint:
         return
     view = current_app.view_functions[request.endpoint]
     if not request.blueprint or request.blueprint == "openapi" or hasattr(view, "is_page"):
         return
     known = _parameters_of(view)
+    try:
+        request.query_string.decode()
+    except UnicodeDecodeError:
+        raise InvalidQuery({"query": ["The query should be UTF-8."]}) from None
     errors = {
         name: ["Unknown parameter." if name not in known else "Given more than once."]
         for name, values in request.args.lists()
