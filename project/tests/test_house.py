@@ -155,6 +155,20 @@ class TestSettings(TestCase):
                     self.assertEqual(environment_names(tree) & settings, set())
 
 
+class TestSecurityPage(TestCase):
+    def test_names_tests_that_are_there(self):
+        page = (ROOT / "docs" / "security.md").read_text()
+        tests = {path.name: path.read_text() for path in (PACKAGE / "tests").rglob("test_*.py")}
+
+        for name, more in re.findall(r"`(Test\w+)(…?)`", page):
+            with self.subTest(name):
+                begun = rf"^class {name}{'' if more else r'\b'}"
+                self.assertTrue(any(re.search(begun, text, re.M) for text in tests.values()))
+        for name in re.findall(r"`(test_\w+\.py)`", page):
+            with self.subTest(name):
+                self.assertIn(name, tests)
+
+
 def environment_names(tree):
     """Return the names that a module reads from the environment."""
     names = set()
