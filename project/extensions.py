@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import psycopg2
 from flask import current_app
@@ -14,8 +14,6 @@ from psycopg2.errors import DeadlockDetected, SerializationFailure
 from sqlalchemy import Engine, MetaData, PoolProxiedConnection, event
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-
-from project.statements import Row, Statement
 
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
 
@@ -56,6 +54,13 @@ def _was_rolled_back(error: psycopg2.Error) -> bool:
     return sqlstate is not None and not sqlstate.startswith(("08", "57P"))
 
 
+class Statement(Protocol):
+    """What runs on a connection and gives rows."""
+
+    def run(self, connection: PoolProxiedConnection, **values: Any) -> list[Any]:
+        """Return the rows."""
+
+
 class Database(SQLAlchemy):
     """Flask-SQLAlchemy, and the two ways by which a query reaches PostgreSQL.
 
@@ -71,7 +76,7 @@ class Database(SQLAlchemy):
         engine: Engine = current_app.extensions["autocommit_engine"]
         return engine
 
-    def read(self, statement: Statement, **values: Any) -> list[Row]:
+    def read(self, statement: Statement, **values: Any) -> list[Any]:
         """Return the rows of one statement that reads, in one round trip."""
         connection = self.autocommit_engine.raw_connection()
         try:
