@@ -5,7 +5,7 @@ from pathlib import Path
 from limits.errors import ConfigurationError
 from werkzeug.utils import import_string
 
-from project import config, postgres
+from project import config, pages, postgres
 from project.api import documents, errors, requests
 from project.api.auth import Callers
 from project.api.counter import models as counter_models
@@ -22,6 +22,7 @@ from project.api.scores import writes as score_writes
 from project.api.scores.views import scores_blueprint
 from project.app import Service
 from project.config import SettingError, Settings
+from project.dashboard.views import dashboard_blueprint
 from project.extensions import cors, db, migrate
 from project.tokens import Tokens
 from project.users import UsersService
@@ -63,7 +64,14 @@ def create_app(configuration: str | type | None = None) -> Service:
     APP_SETTINGS names one. Raise SettingError where a setting is missing or wrong. No database
     is asked here.
     """
-    app = Service(__name__, "eval-service", VERSION, docs_path=None, json_errors=False)
+    app = Service(
+        __name__,
+        "eval-service",
+        VERSION,
+        docs_path=None,
+        json_errors=False,
+        static_folder=None,  # type: ignore[arg-type]
+    )
     settings = _settings(app, configuration or config.chosen())
 
     app.json = OrjsonProvider(app)
@@ -71,6 +79,7 @@ def create_app(configuration: str | type | None = None) -> Service:
     documents.register(app)
     requests.register(app, settings.cors_origins)
     errors.register(app)
+    pages.register(app)
 
     _connect(app, settings)
     migrate.init_app(app, db)
@@ -99,6 +108,7 @@ def create_app(configuration: str | type | None = None) -> Service:
     app.register_blueprint(eval_blueprint)
     app.register_blueprint(scores_blueprint)
     app.register_blueprint(counter_blueprint)
+    app.register_blueprint(dashboard_blueprint)
     return app
 
 

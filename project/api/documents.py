@@ -36,6 +36,7 @@ SETTINGS = {
     "TAGS": [
         {"name": "Scores", "description": "Which learner solved which exercise."},
         {"name": "Counter", "description": "How often anything happened."},
+        {"name": "Dashboard", "description": "What the service keeps, at a glance."},
         {"name": "Eval", "description": "How the service is."},
     ],
 }

@@ -4,7 +4,7 @@ from typing import Literal
 
 import psycopg2
 from apiflask import APIBlueprint
-from flask import Response, current_app, render_template
+from flask import Response, current_app
 from psycopg2.errors import UndefinedTable
 from pydantic import BaseModel, Field
 
@@ -12,10 +12,10 @@ from project import durability, metrics
 from project.api.auth import authenticate
 from project.api.documents import shows_page, shows_text
 from project.api.errors import Unavailable
-from project.api.requests import page
 from project.api.responses import Done, success
 from project.extensions import db
 from project.migration import HEAD
+from project.pages import page, versioned
 from project.statements import Statement
 from project.users import User
 
@@ -93,6 +93,6 @@ def metrics_of_all_workers() -> Response:
 @eval_blueprint.get("/docs")
 @page
 @shows_page
-def docs() -> str:
+def docs() -> Response:
     """Show this API as a page on which it can be tried."""
-    return render_template("docs.html")
+    return versioned("docs.html")

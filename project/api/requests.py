@@ -86,12 +86,6 @@ def takes_up_to(bytes_: int) -> Callable[[View], View]:
     return decorator
 
 
-def page(view: View) -> View:
-    """Mark a view as a page for people, which takes any query string."""
-    view.is_page = True  # type: ignore[attr-defined]
-    return view
-
-
 def refuse_unread_parameters(request: Request) -> None:
     """Raise InvalidQuery where a parameter is no text, stands twice, or is read by nobody."""
     if not request.query_string or not request.endpoint:

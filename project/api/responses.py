@@ -1,8 +1,9 @@
 """The envelope: status, message, data; and what makes JSON of it."""
 
+import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -94,6 +95,13 @@ def success(
 ) -> Response:
     """Return an answer that says that all went well, with what came of it."""
     return Answer(data, message, status, headers or {}).response()
+
+
+def versioned(data: Any) -> Response:
+    """Return an answer with an ETag that is a hash of it, or 304 where the caller has it."""
+    answer = Answer(data)
+    etag = hashlib.sha256(answer.body()).hexdigest()[:16]
+    return unchanged(etag) or replace(answer, headers={"ETag": f'"{etag}"'}).response()
 
 
 def known_etags() -> list[str]:

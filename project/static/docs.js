@@ -1,14 +1,22 @@
 "use strict";
 
-// Shows the API document with Swagger UI. A script of its own, so that the page needs no
-// inline script.
-window.addEventListener("load", () => {
+// Shows the API document with Swagger UI, in the colours that the reader prefers. A script of its
+// own, so that the page needs no inline script.
+(() => {
   const place = document.getElementById("swagger-ui");
-  window.ui = SwaggerUIBundle({
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const paint = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+
+  paint();
+  dark.addEventListener("change", paint);
+  SwaggerUIBundle({
     url: place.dataset.document,
     domNode: place,
     deepLinking: true,
+    displayRequestDuration: true,
+    defaultModelsExpandDepth: 0,
     persistAuthorization: true,
+    tryItOutEnabled: true,
     validatorUrl: null,
   });
-});
+})();

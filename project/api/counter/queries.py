@@ -6,7 +6,7 @@ before its hours: so writers of one counter stand in one line.
 
 from collections import Counter as Multiset
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 from psycopg2.errors import NumericValueOutOfRange
@@ -136,6 +136,17 @@ HISTORY = Statement("""
         ON name = :name AND hour >= point AND hour < point + CAST(:step AS interval)
      GROUP BY point
      ORDER BY point
+""")
+
+# The interval in which an hour lies, by its number.
+GROWTH = Statement("""
+    SELECT name,
+           CAST(floor(extract(epoch FROM hour - CAST(:since AS timestamptz)) / :seconds) AS integer)
+               AS place,
+           CAST(sum(added) AS text) AS added
+      FROM counter_hours
+     WHERE name = ANY(:names) AND hour >= :since
+     GROUP BY name, place
 """)
 
 # A day has 24 hours in UTC; said so, since "1 day" means one of the session's time zone.
@@ -271,3 +282,15 @@ def select_history(
     """Return by how much a counter grew in each interval from `since` until before `until`."""
     rows = db.read(HISTORY, name=name, since=since, until=until, step=STEPS[interval])
     return [(row.at, int(row.added)) for row in rows]
+
+
+def select_growth(
+    names: Sequence[str], *, since: datetime, step: timedelta, count: int
+) -> dict[str, list[int]]:
+    """Return by how much each counter grew in each of `count` intervals of whole hours."""
+    growth = {name: [0] * count for name in names}
+    seconds = step.total_seconds()
+    for row in db.read(GROWTH, names=list(names), since=since, seconds=seconds):
+        if row.place < count:  # the clock of PostgreSQL may be ahead
+            growth[row.name][row.place] += int(row.added)
+    return growth

@@ -30,8 +30,8 @@ from project.api.documents import has_version, may_answer, shows_page, shows_pic
 from project.api.fields import EARLIEST, NAME_PATTERN
 from project.api.idempotency.keys import alone, submit
 from project.api.pagination import Page
-from project.api.requests import page
 from project.api.responses import Done, integer, known_etags, success, unchanged
+from project.pages import page
 from project.users import User
 
 counter_blueprint = APIBlueprint("counter", __name__)

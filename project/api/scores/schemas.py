@@ -29,7 +29,7 @@ class ScoreId(BaseConverter):
 
     missing: ClassVar[type[ApiError]] = ScoreNotFound
     # These have paths of their own, and their own methods.
-    regex = "(?!(?:batch|exercise|leaderboard|user)$)[^/]+"
+    regex = "(?!(?:activity|batch|exercise|failures|leaderboard|user)$)[^/]+"
 
     def to_python(self, value: str) -> int:
         """Return the id; raise what is said of the missing where the text is none."""
@@ -140,6 +140,18 @@ class LeaderboardQuery(PageQuery):
     span: Omittable[Span] = Field(
         description="With `around`: how many neighbours, before and behind each; 5 if not given."
     )
+
+
+class ActivityQuery(Strict):
+    """Which time is looked at."""
+
+    window: Literal["day", "week", "month"] = "day"
+
+
+class FailuresQuery(ActivityQuery):
+    """Which time is looked at, and how many exercises are shown."""
+
+    limit: Annotated[int, BeforeValidator(to_integer), Field(ge=1, le=100)] = 10
 
 
 class ScoreAnswer(BaseModel):
@@ -298,3 +310,55 @@ class Stats(BaseModel):
 
     status: Literal["success"]
     data: StatsAnswer
+
+
+class ActivityPoint(BaseModel):
+    """What happened in the interval that begins at a time."""
+
+    at: datetime
+    attempts: int = Field(ge=0)
+    solved: int = Field(ge=0, description="How many scores were solved for the first time.")
+
+
+class Today(BaseModel):
+    """What happened since midnight in UTC."""
+
+    attempts: int = Field(ge=0)
+    correct: int = Field(ge=0, description="How many of the attempts were correct.")
+    users: int = Field(ge=0, description="By how many users they were.")
+    solved: int = Field(ge=0, description="How many scores were solved for the first time.")
+
+
+class ActivityAnswer(BaseModel):
+    """What happened when."""
+
+    points: list[ActivityPoint]
+    today: Today
+
+
+class Activity(BaseModel):
+    """The envelope of what happened when."""
+
+    status: Literal["success"]
+    data: ActivityAnswer
+
+
+class FailedExercise(BaseModel):
+    """An exercise, and how often it was answered wrongly."""
+
+    exercise_id: Id
+    failed: int = Field(ge=1, description="How many of the attempts were wrong.")
+    attempts: int = Field(ge=1)
+
+
+class FailedExercises(BaseModel):
+    """The exercises with the most wrong answers, the worst first."""
+
+    exercises: list[FailedExercise]
+
+
+class Failures(BaseModel):
+    """The envelope of the exercises with the most wrong answers."""
+
+    status: Literal["success"]
+    data: FailedExercises

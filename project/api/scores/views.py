@@ -1,7 +1,7 @@
 """The endpoints of scores: take apart, call, answer."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -21,11 +21,22 @@ from project.api.fields import PageQuery
 from project.api.idempotency.keys import submit
 from project.api.pagination import Page
 from project.api.requests import takes_up_to
-from project.api.responses import Done, known_etags, not_modified, success, unchanged
-from project.api.scores import queries, standings, writes
+from project.api.responses import (
+    Done,
+    known_etags,
+    not_modified,
+    success,
+    unchanged,
+    versioned,
+)
+from project.api.scores import activity, queries, standings, writes
 from project.api.scores.queries import NewAttempt, ScoreRow
 from project.api.scores.schemas import (
+    Activity,
+    ActivityQuery,
     ExerciseId,
+    Failures,
+    FailuresQuery,
     History,
     Leaderboard,
     LeaderboardQuery,
@@ -51,7 +62,6 @@ scores_blueprint.record_once(
 
 MEBIBYTE = 1024 * 1024
 SPAN = 5
-WINDOWS = {"day": timedelta(days=1), "week": timedelta(days=7), "month": timedelta(days=30)}
 
 
 @scores_blueprint.get("/scores")
@@ -200,6 +210,38 @@ def get_stats(exercise_id: int) -> Response:
     return success(standings.select_stats(exercise_id))
 
 
+@scores_blueprint.get("/scores/activity")
+@scores_blueprint.input(ActivityQuery, location="query")
+@scores_blueprint.output(Activity)
+@has_version
+def get_activity(query_data: ActivityQuery) -> Response:
+    """Tell how much happened over time, and today.
+
+    A day is cut into 24 hours, a week into 28 quarters of a day, a month into 30 days, all of UTC;
+    the last interval is the one that is not over yet. Today began at midnight in UTC. Whatever
+    was deleted since is not counted.
+    """
+    now = datetime.now(UTC)
+    points = activity.select_points(query_data.window, now)
+    return versioned({"points": points, "today": activity.select_today(now)})
+
+
+@scores_blueprint.get("/scores/failures")
+@scores_blueprint.input(FailuresQuery, location="query")
+@scores_blueprint.output(Failures)
+@has_version
+def list_failures(query_data: FailuresQuery) -> Response:
+    """List the exercises that got most wrong answers lately, the worst first.
+
+    `day`, `week` and `month` are the last 24 hours, 7 days and 30 days. Of exercises with as many
+    wrong answers, that with fewer attempts comes first.
+    """
+    exercises = activity.select_failures(
+        query_data.window, datetime.now(UTC), limit=query_data.limit
+    )
+    return versioned({"exercises": exercises})
+
+
 @scores_blueprint.get("/scores/leaderboard")
 @authenticate_where(lambda: request.args.get("around") == "me")
 @scores_blueprint.input(LeaderboardQuery, location="query")
@@ -261,7 +303,7 @@ def _neighbours(query: LeaderboardQuery, user_id: int) -> Response:
 
 
 def _since(query: LeaderboardQuery) -> datetime | None:
-    return datetime.now(UTC) - WINDOWS[query.window] if query.window in WINDOWS else None
+    return None if query.window == "all" else datetime.now(UTC) - activity.LENGTHS[query.window]
 
 
 def _page(query: PageQuery, **owner: int) -> Response:

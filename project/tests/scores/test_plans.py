@@ -255,6 +255,12 @@ class TestReads(PlansTestCase):
             self.assert_reads(most, path, tie=tie, window=window, limit=10, cursor=cursor)
             self.assert_reads(most, path, tie=tie, window=window, around=USER_ID)
 
+    def test_of_activity_and_failures_look_at_what_happened_in_the_window(self):
+        for path in ("/scores/activity", "/scores/failures"):
+            for window, days in (("day", 2), ("week", 8)):
+                # Twice: of activity, attempts and scores; of failures, rows and their pages.
+                self.assert_reads(2 * days * A_DAY, path, window=window)
+
     def test_would_not_pass_without_the_index(self):
         now = datetime.now(UTC).isoformat()
         for index, most, path, query in (
@@ -262,6 +268,7 @@ class TestReads(PlansTestCase):
             ("attempts_at_idx", 800, "/scores", {"updated_since": now}),
             ("user_totals_standing_idx", 100, "/scores/leaderboard", {}),
             ("scores_solved_at_idx", A_DAY, "/scores/leaderboard", {"window": "day"}),
+            ("attempts_at_idx", 4 * A_DAY, "/scores/failures", {"window": "day"}),
         ):
             with self.subTest(index=index):
                 [(statement, values)], _ = self.ask(path, **query, limit=20)

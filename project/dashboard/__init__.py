@@ -1,0 +1,1 @@
+"""One page: how the service is used, at a glance."""

@@ -1,0 +1,125 @@
+"""Pages for people: how they are sent, and the files that they are made of.
+
+What a page needs comes from this service and stands in files: nothing is loaded from elsewhere,
+and neither a script nor a style stands in the page itself. So the policy below can forbid all
+else, and what anybody should manage to write into a page is not run.
+"""
+
+import gzip
+import hashlib
+import mimetypes
+import os
+from collections.abc import Callable
+from functools import cache, wraps
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, cast
+
+from flask import Response, make_response, render_template, request
+from werkzeug.security import safe_join
+
+from project.api.errors import NotFound
+from project.app import PlainResponse, Service
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+FOLDER = Path(__file__).parent / "static"
+YEAR_SECONDS = 365 * 24 * 3600
+# Below this a packed text is hardly shorter than the headers that come with it.
+WORTH_PACKING = 1024
+PACKABLE = ("text/", "application/json", "image/svg+xml")
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Asset(NamedTuple):
+    """A file of a page, as it is sent."""
+
+    body: bytes
+    packed: bytes | None
+    mimetype: str
+    version: str
+
+
+def page(view: View) -> View:
+    """Mark a view as a page for people: it takes any query string, and is sent with HEADERS."""
+
+    @wraps(view)
+    def shown(*args: Any, **kwargs: Any) -> Response:
+        response = make_response(view(*args, **kwargs))
+        response.headers.update(HEADERS)
+        return response
+
+    shown.is_page = True  # type: ignore[attr-defined]
+    return cast(View, shown)
+
+
+def versioned(template: str, **values: Any) -> Response:
+    """Return a page with its ETag, or 304 where the caller has it as it is (RFC 9110, 13.1.2)."""
+    body = render_template(template, **values).encode()
+    return _send(body, _pack(body), "text/html", _version(body), "no-cache")
+
+
+def register(app: Service) -> None:
+    """Have the app send the files, and its pages name them by `asset()`."""
+    app.add_url_rule("/static/<path:filename>", "static", send_asset)
+    app.jinja_env.globals["asset"] = address
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+
+
+def address(filename: str) -> str:
+    """Return where a file is, by its content: another content is another address."""
+    return f"/static/{filename}?v={_asset(filename).version}"
+
+
+def send_asset(filename: str) -> Response:
+    """Answer with a file; whoever asked for this version of it need never ask again."""
+    asset = _asset(filename)
+    is_this_one = request.args.get("v") == asset.version
+    caching = f"public, max-age={YEAR_SECONDS}, immutable" if is_this_one else "no-cache"
+    response = _send(asset.body, asset.packed, asset.mimetype, asset.version, caching)
+    response.headers["X-Content-Type-Options"] = HEADERS["X-Content-Type-Options"]
+    return response
+
+
+def _send(body: bytes, packed: bytes | None, mimetype: str, version: str, caching: str) -> Response:
+    response = PlainResponse(body, mimetype=mimetype)
+    response.headers["Cache-Control"] = caching
+    if packed is not None:
+        response.headers["Vary"] = "Accept-Encoding"
+        if request.accept_encodings["gzip"]:
+            response.set_data(packed)
+            response.headers["Content-Encoding"] = "gzip"
+    response.set_etag(version, weak=True)  # the same for both encodings
+    response.make_conditional(request)
+    return response
+
+
+def _asset(filename: str) -> Asset:
+    """Return the file of that name; raise NotFound where there is none."""
+    path = safe_join(str(FOLDER), filename)
+    # Path.is_file raises where the name is too long to be one.
+    if path is None or not os.path.isfile(path):
+        raise NotFound
+    return _read(path, Path(path).stat().st_mtime_ns)
+
+
+@cache  # by its time too, so that a change shows while developing
+def _read(path: str, _changed_at: int) -> Asset:
+    body = Path(path).read_bytes()
+    mimetype = mimetypes.guess_type(path)[0] or "text/plain"
+    packed = _pack(body) if mimetype.startswith(PACKABLE) else None
+    return Asset(body, packed, mimetype, _version(body))
+
+
+def _pack(body: bytes) -> bytes | None:
+    return gzip.compress(body, mtime=0) if len(body) >= WORTH_PACKING else None
+
+
+def _version(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()[:16]

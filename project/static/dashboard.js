@@ -1,0 +1,165 @@
+"use strict";
+
+// Keeps the dashboard current. The page is asked for again with the ETag that it has; where it has
+// changed, what is marked as live is taken over from the new one. So what is shown is written in
+// one place only, and a page that stays the same costs a 304.
+
+(() => {
+  const PAUSE_MS = 1000;
+  const LONGEST_PAUSE_MS = 30000;
+  const TIMEOUT_MS = 15000;
+  // A page that takes long to make is asked for less often.
+  const RESTS = 8;
+
+  const byId = (id) => document.getElementById(id);
+  const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+  // --- the chart: it draws what the table says ---------------------------------------------
+
+  const place = byId("chart");
+  let chart = null;
+
+  function series() {
+    const rows = [...byId("activity").rows];
+    const numbers = (cell) => rows.map((row) => Number(row.cells[cell].textContent.replaceAll(",", "")));
+    const times = rows.map((row) => Date.parse(row.querySelector("time").dateTime) / 1000);
+    return [times, numbers(1), numbers(2)];
+  }
+
+  function bars(fill) {
+    const paths = uPlot.paths.bars({ align: 1, size: [0.82, 48], radius: [0.15, 0] });
+    return { fill: color(fill), width: 0, points: { show: false }, paths };
+  }
+
+  function axis(more) {
+    const line = { stroke: color("--line"), width: 1 };
+    const font = `12px ${getComputedStyle(document.body).fontFamily}`;
+    return { stroke: color("--quiet"), font, grid: line, ticks: { show: false }, ...more };
+  }
+
+  function labels(plot, splits) {
+    const step = (splits[1] ?? splits[0]) - splits[0];
+    const format = step < 86400
+      ? { hour: "2-digit", minute: "2-digit", hourCycle: "h23" }
+      : { day: "numeric", month: "short" };
+    const text = new Intl.DateTimeFormat("en-GB", { ...format, timeZone: "UTC" });
+    // One at the very end would be cut off.
+    return splits.map((split) => (split < plot.scales.x.max ? text.format(split * 1000) : null));
+  }
+
+  function read(plot) {
+    const at = plot.cursor.idx;
+    const row = at == null ? null : byId("activity").rows[at];
+    const [time, attempts, solved] = row ? [...row.cells].map((cell) => cell.textContent) : [];
+    byId("readout").textContent = row ? `From ${time} UTC: ${attempts} attempts, ${solved} solved` : "";
+  }
+
+  function draw() {
+    const data = series();
+    const step = data[0][1] - data[0][0];
+    chart?.destroy();
+    chart = new uPlot(
+      {
+        width: place.clientWidth,
+        height: place.clientHeight,
+        tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
+        padding: [8, 0, 0, 0],
+        legend: { show: false },
+        cursor: { y: false, drag: { x: false, y: false }, points: { show: false } },
+        hooks: { setCursor: [read] },
+        scales: {
+          x: { range: (_, first, last) => [first, last + step] },
+          y: { range: (_, __, most) => [0, Math.max(most * 1.05, 4)] },
+        },
+        axes: [
+          axis({ grid: { show: false }, values: labels, size: 28, space: 64 }),
+          axis({ size: 48, incrs: [1, 2, 5].flatMap((n) => [...Array(12)].map((_, e) => n * 10 ** e)) }),
+        ],
+        series: [{}, bars("--accent-pale"), bars("--accent")],
+      },
+      data,
+      place,
+    );
+  }
+
+  place.hidden = false;
+  byId("figures").open = false;
+  draw();
+  new ResizeObserver(() => {
+    chart.setSize({ width: place.clientWidth, height: place.clientHeight });
+  }).observe(place);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+
+  // --- staying current ---------------------------------------------------------------------
+
+  const live = byId("live");
+  const button = byId("pause");
+  let etag = null;
+  let paused = false;
+  let pause = PAUSE_MS;
+  let timer = null;
+
+  function say(state, text) {
+    live.dataset.state = state;
+    // Said only where it changes: a screen reader speaks it.
+    if (byId("state").textContent !== text) byId("state").textContent = text;
+  }
+
+  function take(page) {
+    for (const old of document.querySelectorAll("[data-live]")) {
+      const now = page.getElementById(old.id);
+      if (!now || now.innerHTML === old.innerHTML) continue;
+      mark(old, now);
+      old.replaceChildren(...now.childNodes);
+      if (old.id === "activity") chart.setData(series());
+    }
+  }
+
+  // Figures that have moved show it for a moment.
+  function mark(old, now) {
+    if (old.tagName === "DD") {
+      old.classList.remove("moved");
+      requestAnimationFrame(() => old.classList.add("moved"));
+    }
+    for (const value of now.querySelectorAll(".value")) {
+      const before = byId(value.id);
+      if (before && before.textContent !== value.textContent) value.classList.add("moved");
+    }
+  }
+
+  async function look() {
+    clearTimeout(timer);
+    if (paused || document.hidden) return;
+    const began = performance.now();
+    try {
+      const answer = await fetch(location.href, {
+        headers: etag ? { "If-None-Match": etag } : {},
+        signal: AbortSignal.timeout(TIMEOUT_MS),
+      });
+      if (answer.status === 200) {
+        take(new DOMParser().parseFromString(await answer.text(), "text/html"));
+        etag = answer.headers.get("ETag");
+      } else if (answer.status !== 304) {
+        throw new Error(`answered ${answer.status}`);
+      }
+      byId("seen").textContent = new Date().toISOString().slice(11, 19) + " UTC";
+      pause = Math.max(PAUSE_MS, RESTS * (performance.now() - began));
+      if (!paused) say("live", "Live");
+    } catch {
+      pause = 2 * pause;
+      say("away", "No answer, trying again");
+    }
+    pause = Math.min(pause, LONGEST_PAUSE_MS);
+    timer = setTimeout(look, pause);
+  }
+
+  button.addEventListener("click", () => {
+    paused = !paused;
+    button.textContent = paused ? "Go on" : "Pause";
+    if (paused) say("paused", "Paused");
+    else look();
+  });
+  document.addEventListener("visibilitychange", look);
+  live.hidden = false;
+  look();
+})();
