@@ -1,10 +1,11 @@
 """Believable data: learners who differ in skill, exercises that differ in difficulty."""
 
+import itertools
 import math
 import random
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from project.api.counter import queries as counters
 from project.api.scores import loading, transfer
@@ -17,6 +18,7 @@ SCORES_OF_USER = 10
 MOST_ATTEMPTS = 4
 YEAR_SECONDS = 365 * 24 * 3600
 BATCH = 10_000
+COUNTED_DAYS = 30
 COUNTERS = {"public:home": 1204, "visits": 5310, "lessons:started": 2210, "lessons:finished": 1490}
 
 COLUMNS = (
@@ -42,9 +44,28 @@ def sow(count: int) -> float:
         load.take(_blocks(count))
         load.write()
         transaction.commit()
-    counters.add_many(COUNTERS)
+    for name, value in COUNTERS.items():
+        counters.add_past(name, history(name, value, datetime.now(UTC)))
     loading.tidy()
     return time.monotonic() - started_at
+
+
+def history(name: str, value: int, now: datetime) -> dict[datetime, int]:
+    """Return how a counter came to its value in the last days: more in the evening, less at night.
+
+    Each hour is a whole number, and together they are the value.
+    """
+    chance = random.Random(name)  # noqa: S311  not for secrets
+    this_hour = now.replace(minute=0, second=0, microsecond=0)
+    hours = [this_hour - timedelta(hours=ago) for ago in reversed(range(24 * COUNTED_DAYS))]
+    weights = [
+        (1.1 - math.cos(math.tau * (hour.hour - 6) / 24)) * chance.uniform(0.5, 1.5)
+        for hour in hours
+    ]
+    whole = sum(weights)
+    reached = [round(value * part / whole) for part in itertools.accumulate(weights)]
+    gains = (after - before for before, after in itertools.pairwise([0, *reached]))
+    return dict(zip(hours, gains, strict=True))
 
 
 def _blocks(count: int) -> Iterator[bytes]:

@@ -46,7 +46,8 @@ def show_dashboard() -> Response:
     """Show how the service is used: today, over time, by whom, and where they fail.
 
     `window` is day, week or month; `prefix` chooses the counters. The page is readable without
-    JavaScript, and with it stays current by asking for itself with the ETag that it has.
+    JavaScript. With it the page stays current: it asks for itself with the ETag that it has, and
+    with `brief` in between for what costs little, however long the window.
     """
     window: Window = next((name for name in SHAPES if name == request.args.get("window")), "day")
     prefix = request.args.get("prefix", "")
@@ -60,12 +61,19 @@ def show_dashboard() -> Response:
         prefix=prefix,
         now=now,
         today=activity.select_today(now),
-        points=activity.select_points(window, now),
-        leaders=_leaders(window, now),
-        failures=activity.select_failures(window, now, limit=MOST_ROWS),
         counters=shown,
         more=more,
+        **({} if "brief" in request.args else _within(window, now)),
     )
+
+
+def _within(window: Window, now: datetime) -> dict[str, Any]:
+    """Return what happened in a window; the longer it is, the longer that takes."""
+    return {
+        "points": activity.select_points(window, now),
+        "leaders": _leaders(window, now),
+        "failures": activity.select_failures(window, now, limit=MOST_ROWS),
+    }
 
 
 def _leaders(window: Window, now: datetime) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@
   const PAUSE_MS = 1000;
   const LONGEST_PAUSE_MS = 30000;
   const TIMEOUT_MS = 15000;
-  // A page that takes long to make is asked for less often.
+  // A page that takes long to make is asked for less often; in between only for what is cheap.
   const RESTS = 8;
 
   const byId = (id) => document.getElementById(id);
@@ -94,10 +94,18 @@
 
   const live = byId("live");
   const button = byId("pause");
-  let etag = null;
+  const whole = { address: location.href, etag: null };
+  const brief = { address: `${location.pathname}?${briefly()}`, etag: null };
   let paused = false;
   let pause = PAUSE_MS;
   let timer = null;
+  let wholeIsDueAt = 0;
+
+  function briefly() {
+    const query = new URLSearchParams(location.search);
+    query.set("brief", "");
+    return query;
+  }
 
   function say(state, text) {
     live.dataset.state = state;
@@ -127,29 +135,33 @@
     }
   }
 
+  async function ask(page) {
+    const answer = await fetch(page.address, {
+      headers: page.etag ? { "If-None-Match": page.etag } : {},
+      signal: AbortSignal.timeout(TIMEOUT_MS),
+    });
+    if (answer.status === 304) return;
+    if (answer.status !== 200) throw new Error(`answered ${answer.status}`);
+    take(new DOMParser().parseFromString(await answer.text(), "text/html"));
+    page.etag = answer.headers.get("ETag");
+  }
+
   async function look() {
     clearTimeout(timer);
     if (paused || document.hidden) return;
     const began = performance.now();
+    const page = began < wholeIsDueAt ? brief : whole;
     try {
-      const answer = await fetch(location.href, {
-        headers: etag ? { "If-None-Match": etag } : {},
-        signal: AbortSignal.timeout(TIMEOUT_MS),
-      });
-      if (answer.status === 200) {
-        take(new DOMParser().parseFromString(await answer.text(), "text/html"));
-        etag = answer.headers.get("ETag");
-      } else if (answer.status !== 304) {
-        throw new Error(`answered ${answer.status}`);
-      }
+      await ask(page);
+      const ended = performance.now();
+      if (page === whole) wholeIsDueAt = ended + RESTS * (ended - began);
       byId("seen").textContent = new Date().toISOString().slice(11, 19) + " UTC";
-      pause = Math.max(PAUSE_MS, RESTS * (performance.now() - began));
+      pause = PAUSE_MS;
       if (!paused) say("live", "Live");
     } catch {
-      pause = 2 * pause;
+      pause = Math.min(2 * pause, LONGEST_PAUSE_MS);
       say("away", "No answer, trying again");
     }
-    pause = Math.min(pause, LONGEST_PAUSE_MS);
     timer = setTimeout(look, pause);
   }
 

@@ -44,6 +44,32 @@ ADD = Statement(
     amounts="bigint[]",
 )
 
+# As if it had been added hour by hour.
+ADD_PAST = Statement(
+    """
+    WITH sent AS (
+        SELECT hour, amount
+          FROM unnest(CAST(:hours AS timestamptz[]), CAST(:amounts AS bigint[]))
+               AS s (hour, amount)
+    ), ledger AS (
+        INSERT INTO counter_hours AS h (name, hour, added)
+        SELECT :name, hour, amount
+          FROM sent
+            ON CONFLICT (name, hour) DO UPDATE SET added = h.added + excluded.added
+    )
+    INSERT INTO counters AS c (name, value, created_at)
+    SELECT :name, sum(amount), min(hour)
+      FROM sent
+        ON CONFLICT (name) DO UPDATE
+       SET value = c.value + excluded.value,
+           version = c.version + 1,
+           updated_at = greatest(c.updated_at, excluded.updated_at)
+""",
+    name="text",
+    hours="timestamptz[]",
+    amounts="bigint[]",
+)
+
 CREATE = Statement(
     """
     INSERT INTO counters (name, value)
@@ -172,6 +198,13 @@ def add(connection: Connection, amounts: Amounts) -> dict[str, int]:
     except NumericValueOutOfRange as error:
         raise CounterOverflow from error
     return {row.name: row.value for row in rows}
+
+
+def add_past(name: str, amounts: Mapping[datetime, int]) -> None:
+    """Add to a counter what it would have gained in hours that are over."""
+    hours = sorted(amounts)
+    values = [amounts[hour] for hour in hours]
+    db.transact(lambda connection: ADD_PAST.run(connection, name=name, hours=hours, amounts=values))
 
 
 def add_in_turn(connection: Connection, batch: Sequence[Amounts]) -> list[dict[str, int]]:

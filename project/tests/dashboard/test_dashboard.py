@@ -1,8 +1,11 @@
 """The dashboard without a browser: what it says, and when it is sent."""
 
 import re
+from datetime import UTC, datetime
 
+from project.api.counter import queries as counters
 from project.dashboard.sparkline import line
+from project.seeds import history
 from project.tests.base import ADMIN, BaseTestCase
 from project.tests.utils import add_counter, add_score
 
@@ -91,6 +94,17 @@ class TestDashboard(BaseTestCase):
         self.assertEqual((same.status_code, same.data), (304, b""))
         self.assertEqual(other.status_code, 200)
 
+    def test_leaves_out_what_costs_much_where_it_is_asked_to_be_brief(self):
+        add_score()
+        add_counter("visits", 41)
+
+        page = self.show("?brief")
+
+        self.assertIn(">41<", page)
+        self.assertIn('<dd id="today-attempts" data-live>1</dd>', page)
+        for name in ("activity", "leaders", "failures"):
+            self.assertNotIn(f'id="{name}"', page)
+
     def test_names_what_moves(self):
         """What the script takes over, it finds by its id."""
         live = re.findall(r"<(\w+)([^>]*) data-live>", self.show())
@@ -106,3 +120,16 @@ class TestSparkline(BaseTestCase):
         self.assertEqual(line([-10, 0, 10]), "0,40 50,20 100,0")
         self.assertEqual(line([0, 0]), "0,40 100,40")
         self.assertEqual(line([-4, -2]), "0,40 100,20")
+
+
+class TestHistoryOfSeeds(BaseTestCase):
+    def test_adds_up_to_the_counters_value(self):
+        now = datetime.now(UTC)
+
+        seeded = history("visits", 5310, now)
+        counters.add_past("visits", seeded)
+
+        self.assertEqual(sum(seeded.values()), 5310)
+        self.assertTrue(all(isinstance(gain, int) and gain >= 0 for gain in seeded.values()))
+        audit = self.client.get("/counters/visits/audit").get_json()["data"]
+        self.assertEqual(audit, {"value": 5310, "ledger_sum": 5310, "consistent": True})

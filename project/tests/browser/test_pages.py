@@ -1,0 +1,264 @@
+"""The pages in a browser: what people see, and that it stays true."""
+
+import time
+from itertools import product
+
+from project.tests.browser.browsing import SCHEMES, WIDTHS, BrowserTestCase
+from project.tests.processes import wait_until
+from project.tests.utils import add_counter, add_score
+from project.users import User
+
+MOVES_WITHIN_SECONDS = 2
+PAINTS_WITHIN_MS = 500
+# A busy machine is late at times; a page that is slow is so every time.
+TRIES = 5
+PAINTED = """performance.getEntriesByName("first-contentful-paint").map((it) => it.startTime)"""
+
+
+class TestHome(BrowserTestCase):
+    def counted(self):
+        answer = self.client.get("/counters/public:home")
+        return answer.get_json()["data"]["value"] if answer.status_code == 200 else 0
+
+    def test_counts_each_time_it_is_looked_at(self):
+        page = self.open("/")
+        seen = [page.inner_text("h1")]
+        for _ in range(2):
+            page.reload()
+            seen.append(page.inner_text("h1"))
+
+        self.assertEqual(seen, ["Counter: 1", "Counter: 2", "Counter: 3"])
+        self.assertEqual(self.counted(), 3)
+
+    def test_does_not_count_what_the_browser_fetches_on_suspicion(self):
+        self.excused = ("Failed to load resource",)  # the icon of a page that has none
+        page = self.open("/health")  # no page of ours, since those forbid to fetch ahead
+
+        with page.expect_request_finished(lambda request: request.url == f"{self.address}/"):
+            page.evaluate("""() => {
+                const link = document.createElement("link");
+                link.rel = "prefetch";
+                link.href = "/";
+                document.head.append(link);
+            }""")
+
+        self.assertEqual(self.counted(), 0)
+
+    def test_leads_to_the_dashboard_and_the_docs(self):
+        for name, path in (("Dashboard", "/dashboard"), ("API", "/docs")):
+            with self.subTest(name):
+                page = self.open("/")
+                page.get_by_role("main").get_by_role("link", name=name).click()
+
+                page.wait_for_url(f"**{path}")
+
+    def test_is_accessible(self):
+        page = self.open("/")
+        for scheme in SCHEMES:
+            with self.subTest(scheme):
+                page.emulate_media(color_scheme=scheme)
+
+                self.assert_accessible(page)
+
+
+class TestDashboard(BrowserTestCase):
+    def setUp(self):
+        super().setUp()
+        for user_id, exercise_id in ((1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (3, 3)):
+            add_score(user_id, exercise_id, correct=exercise_id != 2)
+        add_counter("visits", 41)
+
+    def ask(self, path):
+        return self.client.get(path).get_json()["data"]
+
+    def test_shows_what_the_api_says(self):
+        page = self.open("/dashboard")
+
+        activity = self.ask("/scores/activity?window=day")
+        today = activity["today"]
+        for name in ("attempts", "solved", "users"):
+            self.assertEqual(page.inner_text(f"#today-{name}"), f"{today[name]:,}")
+        points = page.locator("#activity tr").all()
+        self.assertEqual(
+            [
+                (row.locator("time").get_attribute("datetime"),
+                 *map(int, row.locator("td").all_text_contents()))
+                for row in points
+            ],
+            [(point["at"], point["attempts"], point["solved"]) for point in activity["points"]],
+        )  # fmt: skip
+        leaders = self.ask("/scores/leaderboard?window=day&limit=8")["entries"]
+        self.assertEqual(
+            [row.inner_text().split() for row in page.locator("#leaders tbody tr").all()],
+            [[str(entry[n]) for n in ("rank", "user_id", "solved")] for entry in leaders],
+        )
+        failures = self.ask("/scores/failures?window=day&limit=8")["exercises"]
+        self.assertEqual(
+            [row.inner_text().split()[:2] for row in page.locator("#failures tbody tr").all()],
+            [[str(one["exercise_id"]), str(one["failed"])] for one in failures],
+        )
+        self.assertEqual(
+            page.inner_text(".counters .value"), str(self.ask("/counters/visits")["value"])
+        )
+
+    def test_moves_soon_after_something_happens(self):
+        page = self.open("/dashboard")
+        page.locator("#seen:not(:empty)").wait_for()
+
+        add_counter("visits")
+        began = time.monotonic()
+        page.locator(".counters .value", has_text="42").wait_for()
+        moved_after = time.monotonic() - began
+        add_score(user_id=4, exercise_id=1)
+        page.locator("#today-users", has_text="4").wait_for()
+
+        self.assertLess(moved_after, MOVES_WITHIN_SECONDS)
+
+    def test_asks_for_no_more_than_it_has_to(self):
+        page = self.open("/dashboard")
+        answers = []
+        page.on("response", lambda answer: answers.append((answer.url, answer.status)))
+
+        wait_until(lambda: page.wait_for_timeout(50) or len(asked(answers)) > 2)
+
+        # One for each of the two forms of the page, whole and brief; then nothing but 304.
+        statuses = asked(answers)
+        self.assertLessEqual(statuses.count(200), 2)
+        self.assertEqual(statuses[-1], 304)
+
+    def test_stands_still_where_it_is_told_to(self):
+        page = self.open("/dashboard")
+        page.get_by_role("button", name="Pause").press("Enter")
+        asked = []
+        page.on("request", lambda request: asked.append(request.url))
+
+        page.wait_for_timeout(1200)
+        stood = list(asked)
+        page.get_by_role("button", name="Go on").press("Enter")
+        wait_until(lambda: page.wait_for_timeout(50) or asked)
+
+        self.assertEqual(stood, [])
+        self.assertEqual(page.inner_text("#state"), "Live")
+
+    def test_says_when_the_service_is_away_and_finds_it_again(self):
+        self.excused = ("Failed to load resource",)
+        page = self.open("/dashboard")
+
+        page.route("**/dashboard*", lambda route: route.abort())
+        page.get_by_text("No answer, trying again").wait_for()
+        page.unroute("**/dashboard*")
+
+        page.get_by_text("Live", exact=True).wait_for()
+
+    def test_can_be_used_by_keyboard(self):
+        page = self.open("/dashboard")
+
+        page.keyboard.press("Tab")
+        self.assertEqual(page.evaluate("document.activeElement.textContent"), "Skip to the content")
+        page.get_by_role("link", name="Week").press("Enter")
+        page.wait_for_url("**window=week*")
+        page.get_by_label("Names that begin with").fill("nobody")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**prefix=nobody*")
+        page.locator("summary").press("Enter")
+
+        self.assertEqual(page.locator(".windows [aria-current]").inner_text(), "Week")
+        self.assertIn("No counter begins with", page.inner_text("#counters"))
+        self.assertEqual(page.locator("#activity tr:visible").count(), 28)
+
+    def test_is_readable_without_javascript(self):
+        page = self.open("/dashboard", java_script_enabled=False)
+
+        self.assertEqual(page.locator("#activity tr:visible").count(), 24)
+        self.assertIn("41", page.inner_text(".counters .value"))
+        self.assertFalse(page.locator("#live").is_visible())
+        self.assertFalse(page.locator("#chart").is_visible())
+
+    def test_draws_what_the_table_says(self):
+        page = self.open("/dashboard")
+
+        drawn = page.locator("#chart canvas").evaluate("""canvas => new Set(
+            new Uint32Array(canvas.getContext("2d").getImageData(
+                0, 0, canvas.width, canvas.height).data.buffer)).size""")
+        page.locator("#chart").hover(
+            position={"x": page.locator(".u-over").bounding_box()["width"] + 40, "y": 50}
+        )
+
+        self.assertGreater(drawn, 5)
+        self.assertRegex(page.inner_text("#readout"), r"6 attempts, 4 solved")
+
+    def test_fits_every_width_and_is_accessible_there(self):
+        page = self.open("/dashboard")
+        for scheme, width in product(SCHEMES, WIDTHS):
+            with self.subTest(scheme, width=width):
+                page.emulate_media(color_scheme=scheme)
+                page.set_viewport_size({"width": width, "height": 800})
+
+                self.assertLessEqual(page.evaluate("document.documentElement.scrollWidth"), width)
+                self.assert_accessible(page)
+
+    def test_is_painted_at_once_and_weighs_little(self):
+        painted = []
+        for _ in range(TRIES):
+            page = self.open("/dashboard")
+            page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
+            painted.append(
+                page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+            )
+            if painted[-1] < PAINTS_WITHIN_MS:
+                break
+        loaded = page.evaluate("""() => [
+            ...performance.getEntriesByType("navigation"),
+            ...performance.getEntriesByType("resource").filter(
+                (entry) => entry.initiatorType !== "fetch"),
+        ].reduce((sum, entry) => sum + entry.transferSize, 0)""")
+
+        self.assertLess(min(painted), PAINTS_WITHIN_MS)
+        self.assertLess(loaded, 100_000)
+
+
+def asked(answers):
+    return [status for url, status in answers if "/dashboard" in url and "/static" not in url]
+
+
+class TestDocs(BrowserTestCase):
+    def token(self):
+        return self.app.extensions["tokens"].issue(User(7, is_admin=True), days=1)
+
+    def execute(self, page, operation):
+        """Try an operation as its example stands there; return what was answered."""
+        place = page.locator(f"[id$='-{operation}']")
+        place.locator(".opblock-summary-control").click()
+        place.get_by_role("button", name="Execute").click()
+        answer = place.locator(".live-responses-table .response").first
+        answer.wait_for()
+        return answer.inner_text()
+
+    def test_calls_the_service_with_the_token_that_it_is_given(self):
+        self.excused = ("Failed to load resource",)  # the first answer is 403
+        page = self.open("/docs")
+
+        refused = self.execute(page, "ping")
+        page.get_by_role("button", name="Authorize").click()
+        page.get_by_role("textbox", name="auth-bearer-value").fill(self.token())
+        page.get_by_role("button", name="Apply credentials").click()
+        page.get_by_role("button", name="Close").click()
+        page.locator("[id$='-ping']").get_by_role("button", name="Execute").click()
+        page.get_by_text("pong!").first.wait_for()
+        added = self.execute(page, "upsert_score")
+
+        self.assertIn("token_required", refused)
+        self.assertIn("New score was added!", added)
+
+    def test_shows_every_operation_and_is_accessible_where_it_is_ours(self):
+        page = self.open("/docs")
+        page.locator(".opblock").first.wait_for()
+
+        document = self.client.get("/openapi.json").get_json()
+        operations = sum(len(item) for item in document["paths"].values())
+        self.assertEqual(page.locator(".opblock").count(), operations)
+        for scheme in SCHEMES:
+            with self.subTest(scheme):
+                page.emulate_media(color_scheme=scheme)
+
+                self.assert_accessible(page, without=["#swagger-ui"])
