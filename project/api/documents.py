@@ -11,12 +11,28 @@ from apiflask import APIFlask
 from pydantic import BaseModel, Field
 from werkzeug.routing import Rule
 
-from project.api import errors
+from project.api import errors, examples
 from project.api.errors import ApiError
 from project.api.fields import LARGEST_BIGINT, NAME_PATTERN
 
 View = TypeVar("View", bound=Callable[..., Any])
 Schema = dict[str, Any]
+
+DESCRIPTION = """
+Which learner solved which exercise, and how often anything happened: exactly, and safe to repeat.
+
+**Callers** send `Authorization: Bearer <token>`; what has no lock here is open to everybody.
+**Answers** are `{"status": "success", "message"?, "data"?}`. **Errors** are `{"status": "fail" |
+"error", "message", "code", "errors"?}`, where `code` is for programs; with `Accept:
+application/problem+json` they come as RFC 9457. A path that is not here answers 404 `not_found`,
+a method 405 `method_not_allowed`. **Times** are RFC 3339 in UTC, **ids** 64-bit integers.
+
+**To repeat a write** is safe with an `Idempotency-Key`: for 24 hours the same request gets the
+same answer, with `Idempotency-Replayed: true`. **To ask again** costs little with `If-None-Match`.
+
+The examples work on a service that `python manage.py seed_db` has filled, once each, with the
+token that `sh run.sh` prints.
+"""
 
 SETTINGS = {
     "OPENAPI_VERSION": "3.1.0",
@@ -24,7 +40,7 @@ SETTINGS = {
     "AUTO_VALIDATION_ERROR_RESPONSE": False,
     "AUTO_AUTH_ERROR_RESPONSE": False,
     "AUTO_SERVERS": False,
-    "DESCRIPTION": "Which learner solved which exercise, and how often anything happened.",
+    "DESCRIPTION": DESCRIPTION,
     "LICENSE": {"name": "MIT", "identifier": "MIT"},
     "SECURITY_SCHEMES": {
         "bearer": {
@@ -46,6 +62,15 @@ PATH_SCHEMAS = {
     "score_id": ID_SCHEMA,
     "exercise_id": ID_SCHEMA,
     "name": {"type": "string", "pattern": NAME_PATTERN},
+}
+PATHS = {
+    "score_id": "The id of a score.",
+    "exercise_id": "The id of an exercise.",
+    "name": "The name of a counter.",
+}
+HEADERS = {
+    "If-Match": "The ETag of the counter as you saw it, or * however it is.",
+    "If-None-Match": "* where the counter is to be created.",
 }
 REQUEST_ID_HEADER = {
     "description": "The id of the request: the caller's own, or a new one.",
@@ -175,14 +200,15 @@ def register(app: APIFlask) -> None:
 def complete(app: APIFlask, document: Schema) -> Schema:
     """Return the document with everything that APIFlask cannot know."""
     for rule, operation in _operations(app, document):
-        spec = getattr(app.view_functions[rule.endpoint], "_spec", {})
+        view = app.view_functions[rule.endpoint]
+        spec = getattr(view, "_spec", {})
         operation["tags"] = [rule.endpoint.partition(".")[0].capitalize()]
         operation["operationId"] = rule.endpoint.rpartition(".")[2]
-        _describe_path(operation)
+        _describe_parameters(operation)
         _describe_headers(operation, spec)
         _describe_body(operation, spec)
         _describe_success(operation, spec)
-        _describe_failures(operation, _failures(spec))
+        _describe_failures(operation, _failures(spec, view))
     document["components"]["headers"] = {"X-Request-ID": REQUEST_ID_HEADER, "ETag": ETAG_HEADER}
     document["components"]["parameters"] = {
         "Idempotency-Key": IDEMPOTENCY_KEY,
@@ -193,6 +219,8 @@ def complete(app: APIFlask, document: Schema) -> Schema:
     _tidy(document)
     schemas = document["components"]["schemas"]
     document["components"]["schemas"] = {_last(name): schemas[name] for name in sorted(schemas)}
+    for _, operation in _operations(app, document):
+        _exemplify(operation, document["components"]["schemas"])
     return document
 
 
@@ -210,16 +238,25 @@ def _operations(app: APIFlask, document: Schema) -> Iterator[tuple[Rule, Schema]
                 yield rule, operation
 
 
-def _describe_path(operation: Schema) -> None:
+def _describe_parameters(operation: Schema) -> None:
     for parameter in operation["parameters"]:
         if parameter["in"] == "path":
             parameter["schema"] = PATH_SCHEMAS[parameter["name"]]
+            parameter["description"] = PATHS[parameter["name"]]
+        elif description := parameter["schema"].pop("description", None):
+            parameter["description"] = description
 
 
 def _describe_headers(operation: Schema, spec: Schema) -> None:
     for name in spec.get("headers", ()):
         operation["parameters"].append(
-            {"in": "header", "name": name, "required": False, "schema": {"type": "string"}}
+            {
+                "in": "header",
+                "name": name,
+                "required": False,
+                "description": HEADERS[name],
+                "schema": {"type": "string"},
+            }
         )
     if spec.get("takes_key"):
         operation["parameters"].append({"$ref": "#/components/parameters/Idempotency-Key"})
@@ -250,8 +287,8 @@ def _describe_success(operation: Schema, spec: Schema) -> None:
             answer["headers"]["ETag"] = {"$ref": "#/components/headers/ETag"}
 
 
-def _failures(spec: Schema) -> list[type[ApiError]]:
-    """Return every error that a view can answer with."""
+def _failures(spec: Schema, view: Any) -> list[type[ApiError]]:
+    """Return every error that a view can answer with; a page takes any query."""
     failures = [*spec.get("failures", ()), errors.Internal]
     if spec.get("security"):
         failures += [errors.InvalidToken, errors.TokenRequired]
@@ -259,7 +296,9 @@ def _failures(spec: Schema) -> list[type[ApiError]]:
         failures += [errors.InvalidPayload, errors.PayloadTooLarge, errors.UnsupportedMediaType]
     if spec.get("takes_key"):
         failures += [errors.RequestInProgress, errors.IdempotencyKeyReused]
-    return [*failures, errors.InvalidQuery, errors.Unavailable]
+    if not hasattr(view, "is_page"):
+        failures.append(errors.InvalidQuery)
+    return [*failures, errors.Unavailable]
 
 
 def _describe_failures(operation: Schema, failures: list[type[ApiError]]) -> None:
@@ -275,9 +314,32 @@ def _describe_failures(operation: Schema, failures: list[type[ApiError]]) -> Non
                         failure.slug: {"value": errors.envelope(failure())} for failure in same
                     },
                 },
-                "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}},
+                "application/problem+json": {
+                    "schema": {"$ref": "#/components/schemas/Problem"},
+                    "examples": {
+                        failure.slug: {"value": errors.problem(failure())} for failure in same
+                    },
+                },
             },
         }
+
+
+def _exemplify(operation: Schema, schemas: Schema) -> None:
+    """Give every parameter, body and answer of an operation its example."""
+    name = operation["operationId"]
+    for parameter in operation["parameters"]:
+        example = examples.of_parameter(name, parameter)
+        if example is not None:
+            parameter["example"] = example
+    if "requestBody" in operation:
+        [content] = operation["requestBody"]["content"].values()
+        content["example"] = examples.of_body(name, content["schema"], schemas)
+    for status, answer in operation["responses"].items():
+        content = answer.get("content", {}).get("application/json")
+        if content is not None and "examples" not in content:
+            content["example"] = examples.of_answer(
+                name, content["schema"], schemas, created=status == "201"
+            )
 
 
 def _last(name: str) -> str:

@@ -208,14 +208,16 @@ BY_STATUS: dict[int, type[ApiError]] = {
 
 def answer(error: ApiError) -> Response:
     """Return the answer that says what went wrong, in the form that the caller asked for."""
-    problem = request.accept_mimetypes.best == PROBLEM_JSON
-    body = _problem(error) if problem else envelope(error)
+    as_problem = request.accept_mimetypes.best == PROBLEM_JSON
+    body = problem(error) if as_problem else envelope(error)
     if error.errors:
         body["errors"] = error.errors
     if error.status >= 500:
         body["request_id"] = _request_id()
     response = current_app.response_class(
-        orjson.dumps(body), error.status, mimetype=PROBLEM_JSON if problem else "application/json"
+        orjson.dumps(body),
+        error.status,
+        mimetype=PROBLEM_JSON if as_problem else "application/json",
     )
     response.headers.update(error.headers)
     return response
@@ -237,7 +239,7 @@ def from_envelope(members: Mapping[str, Any]) -> ApiError:
     return kinds[members["code"]]()
 
 
-def _problem(error: ApiError) -> dict[str, Any]:
+def problem(error: ApiError) -> dict[str, Any]:
     """Return the members of RFC 9457, section 3.1; `code` and `errors` are extensions (3.2)."""
     return {
         "type": f"/problems/{error.slug}",

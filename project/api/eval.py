@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from project import durability, metrics
 from project.api.auth import authenticate
-from project.api.documents import shows_page, shows_text
+from project.api.documents import has_version, shows_page, shows_text
 from project.api.errors import Unavailable
 from project.api.responses import Done, success
 from project.extensions import db
@@ -44,21 +44,31 @@ class Ready(BaseModel):
 @authenticate
 @eval_blueprint.output(Done)
 def ping(_caller: User) -> Response:
-    """Answer `pong!` to who has a token."""
+    """Answer `pong!` to who has a token.
+
+    So a caller finds out whether its token is good.
+    """
     return success(message="pong!")
 
 
 @eval_blueprint.get("/health")
 @eval_blueprint.output(Done)
 def health() -> Response:
-    """Tell that the process lives; it asks nobody, so that a lost database restarts nothing."""
+    """Tell that the process lives.
+
+    It asks nobody, so that a lost database restarts nothing.
+    """
     return success(message="sanity check!")
 
 
 @eval_blueprint.get("/ready")
 @eval_blueprint.output(Ready)
 def ready() -> Response:
-    """Tell whether requests can be served: the database answers, and its schema is ours."""
+    """Tell whether requests can be served: the database answers, and its schema is ours.
+
+    503 names what is not so. `warnings` say where PostgreSQL is set so that it can lose what it has
+    confirmed.
+    """
     version = _schema_version()
     if version != HEAD:
         raise Unavailable(f"The schema is at {version}, and should be at {HEAD}.")
@@ -86,13 +96,20 @@ def _schema_version() -> str | None:
 @eval_blueprint.get("/metrics")
 @shows_text
 def metrics_of_all_workers() -> Response:
-    """Tell every metric in Prometheus' text format."""
+    """Tell every metric in Prometheus' text format.
+
+    They are summed over all worker processes.
+    """
     return current_app.response_class(metrics.exposition(), content_type=metrics.CONTENT_TYPE)
 
 
 @eval_blueprint.get("/docs")
 @page
 @shows_page
+@has_version
 def docs() -> Response:
-    """Show this API as a page on which it can be tried."""
+    """Show this API as a page on which it can be tried.
+
+    It needs nothing from elsewhere, and so no internet.
+    """
     return versioned("docs.html")

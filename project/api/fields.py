@@ -64,5 +64,9 @@ QueryTime = Annotated[AwareDatetime, BeforeValidator(_time)]
 class PageQuery(Strict):
     """What every list takes: how many, and where the page before ended."""
 
-    limit: Annotated[int, BeforeValidator(to_integer), Field(ge=1, le=1000)] = 1000
-    cursor: Omittable[Annotated[str, Field(pattern="^[0-9a-f]+$", max_length=1000)]]
+    limit: Annotated[int, Field(ge=1, le=1000), BeforeValidator(to_integer)] = Field(
+        1000, description="How many rows a page has at most."
+    )
+    cursor: Omittable[Annotated[str, Field(pattern="^[0-9a-f]+$", max_length=1000)]] = Field(
+        description="Where the page begins: the `next_cursor` of the page before."
+    )

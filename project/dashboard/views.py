@@ -14,7 +14,7 @@ from flask import Response, request
 
 from project.api.counter import queries as counters
 from project.api.counter.schemas import NAME
-from project.api.documents import shows_page
+from project.api.documents import has_version, shows_page
 from project.api.scores import activity, standings
 from project.api.scores.activity import SHAPES, Window
 from project.dashboard.sparkline import line
@@ -42,6 +42,7 @@ class ShownCounter(NamedTuple):
 @dashboard_blueprint.get("/dashboard")
 @page
 @shows_page
+@has_version
 def show_dashboard() -> Response:
     """Show how the service is used: today, over time, by whom, and where they fail.
 

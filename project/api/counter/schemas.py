@@ -71,13 +71,13 @@ class NewValue(Strict):
 class CounterFilter(PageQuery):
     """Which counters a list shows."""
 
-    prefix: Omittable[Name]
+    prefix: Omittable[Name] = Field(description="Only counters whose names begin with this.")
 
 
 class HistoryQuery(Strict):
     """Which part of a counter's history is asked for."""
 
-    interval: Literal["hour", "day"] = "day"
+    interval: Literal["hour", "day"] = Field("day", description="How long an interval is.")
     since: Omittable[QueryTime] = Field(
         description="The first interval; without it, 24 hours or 30 days before the last."
     )
@@ -89,8 +89,12 @@ class HistoryQuery(Strict):
 class BadgeQuery(Strict):
     """How a badge is to look."""
 
-    label: Omittable[Annotated[str, Field(min_length=1, max_length=64, pattern=LABEL_PATTERN)]]
-    color: Annotated[str, Field(pattern=COLOR_PATTERN)] = "brightgreen"
+    label: Omittable[Annotated[str, Field(pattern=LABEL_PATTERN, max_length=64)]] = Field(
+        description="What stands on the left; without it, the counter's name."
+    )
+    color: Annotated[str, Field(pattern=COLOR_PATTERN)] = Field(
+        "brightgreen", description="A colour by its name, or in hexadecimal digits."
+    )
 
 
 class ValueAnswer(BaseModel):

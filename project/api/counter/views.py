@@ -47,7 +47,10 @@ SPAN = {"hour": timedelta(hours=24), "day": timedelta(days=30)}
 @page
 @shows_page
 def home() -> Response:
-    """Count a visit and show how many there were."""
+    """Count a visit and show how many there were.
+
+    The counter is `public:home`. HEAD, and what a browser fetches on suspicion, do not count.
+    """
     if _only_looks_ahead():
         counter = queries.select_counter(HOME)
         visits = counter.value if counter else 0
@@ -89,7 +92,10 @@ def increment_counter(caller: User | None, name: str, json_data: Increment) -> R
 @takes_key
 @may_answer(errors.CounterOverflow)
 def increment_counters(caller: User, json_data: Increments) -> Response:
-    """Add to several counters, all of them or none."""
+    """Add to several counters, all of them or none.
+
+    Up to 1000 names, each of them once; a counter exists from its first increment.
+    """
     return submit(Addition(json_data.increments, several=True), caller, writes.increment)
 
 
@@ -98,7 +104,10 @@ def increment_counters(caller: User, json_data: Increments) -> Response:
 @has_version
 @may_answer(errors.CounterNotFound)
 def get_counter(name: str) -> Response:
-    """Get one counter; looking does not count."""
+    """Get one counter.
+
+    Looking does not count.
+    """
     counter = _existing(name)
     return unchanged(writes.etag(counter)) or writes.shown(counter).response()
 
@@ -108,7 +117,10 @@ def get_counter(name: str) -> Response:
 @counter_blueprint.output(ManyCounters)
 @has_version
 def list_counters(query_data: CounterFilter) -> Response:
-    """List counters in the order of their names."""
+    """List counters in the order of their names.
+
+    The next page begins at `next_cursor`, or where the header `Link` leads.
+    """
     listed = Page(query_data)
     listing = queries.select_page(
         after=listed.after or "",
@@ -132,10 +144,10 @@ def list_counters(query_data: CounterFilter) -> Response:
     headers=("If-Match", "If-None-Match"),
 )
 def set_counter(caller: User, name: str, json_data: NewValue) -> Response:
-    """Seed, set or reset a counter; administrators only.
+    """Seed, set or reset a counter.
 
-    `If-Match` with the ETag that you saw sets it only where it is still so, `If-Match: *` sets
-    it however it is, `If-None-Match: *` creates it.
+    Administrators only. `If-Match` with the ETag that you saw sets it only where it is still so,
+    `If-Match: *` sets it however it is, `If-None-Match: *` creates it.
     """
     only_admin(caller)
     _check_name(name)
@@ -151,7 +163,10 @@ def set_counter(caller: User, name: str, json_data: NewValue) -> Response:
 @counter_blueprint.output(Done)
 @may_answer(errors.Forbidden, errors.CounterNotFound)
 def delete_counter(caller: User, name: str) -> Response:
-    """Delete a counter and its history; administrators only."""
+    """Delete a counter and its history.
+
+    Administrators only. Its next increment makes a new one.
+    """
     only_admin(caller)
     if not (NAME.fullmatch(name) and queries.delete_counter(name)):
         raise errors.CounterNotFound
@@ -184,7 +199,10 @@ def get_history(name: str, query_data: HistoryQuery) -> Response:
 @counter_blueprint.output(Audit)
 @may_answer(errors.CounterNotFound)
 def audit_counter(name: str) -> Response:
-    """Hold a counter's value against the sum of its ledger, both of the same moment."""
+    """Hold a counter's value against the sum of its ledger.
+
+    Both are of the same moment.
+    """
     found = queries.audit(name) if NAME.fullmatch(name) else None
     if found is None:
         raise errors.CounterNotFound
@@ -199,7 +217,11 @@ def audit_counter(name: str) -> Response:
 @shows_picture
 @may_answer(errors.CounterNotFound)
 def get_badge(name: str, query_data: BadgeQuery) -> Response:
-    """Draw a counter as a badge; looking does not count."""
+    """Draw a counter as a badge.
+
+    It is an SVG picture, for READMEs and pages. The number is short, like 1.2k. Looking does not
+    count.
+    """
     counter = _existing(name)
     picture = badge.draw(query_data.label or name, counter.value, query_data.color)
     response = current_app.response_class(picture, mimetype="image/svg+xml")

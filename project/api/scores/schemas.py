@@ -74,21 +74,20 @@ class NewScores(Strict):
     scores: list[NewScoreOf] = Field(min_length=1, max_length=MOST_SCORES)
 
 
-class ScoreFilter(PageQuery):
-    """Which scores a list shows."""
-
-    user_id: Omittable[QueryId]
-    exercise_id: Omittable[QueryId]
-    correct: Omittable[QueryBoolean]
-    updated_since: Omittable[QueryTime] = Field(description="Only what was written then or later.")
-
-
 class OwnScoreFilter(PageQuery):
     """Which of the caller's scores a list shows."""
 
-    exercise_id: Omittable[QueryId]
-    correct: Omittable[QueryBoolean]
-    updated_since: Omittable[QueryTime]
+    exercise_id: Omittable[QueryId] = Field(description="Only those of that exercise.")
+    correct: Omittable[QueryBoolean] = Field(
+        description="Only those whose latest answer was correct (`true`) or wrong (`false`)."
+    )
+    updated_since: Omittable[QueryTime] = Field(description="Only what was written then or later.")
+
+
+class ScoreFilter(OwnScoreFilter):
+    """Which scores a list shows."""
+
+    user_id: Omittable[QueryId] = Field(description="Only those of that user.")
 
 
 @cache
@@ -127,8 +126,12 @@ Span = Annotated[int, Field(ge=0, le=100), BeforeValidator(to_integer)]
 class LeaderboardQuery(PageQuery):
     """Which part of the leaderboard is asked for."""
 
-    limit: Annotated[int, BeforeValidator(to_integer), Field(ge=1, le=1000)] = 100
-    window: Literal["all", "month", "week", "day"] = "all"
+    limit: Annotated[int, Field(ge=1, le=1000), BeforeValidator(to_integer)] = Field(
+        100, description="How many entries a page has at most."
+    )
+    window: Literal["all", "month", "week", "day"] = Field(
+        "all", description="What was solved ever, or in the last 30 days, 7 days or 24 hours."
+    )
     tie: Literal["competition", "dense", "ordinal"] = Field(
         "competition",
         description="What follows two users of rank 1: 3 (`competition`) or 2 (`dense`). With "
@@ -145,13 +148,17 @@ class LeaderboardQuery(PageQuery):
 class ActivityQuery(Strict):
     """Which time is looked at."""
 
-    window: Literal["day", "week", "month"] = "day"
+    window: Literal["day", "week", "month"] = Field(
+        "day", description="The last 24 hours, 7 days or 30 days."
+    )
 
 
 class FailuresQuery(ActivityQuery):
     """Which time is looked at, and how many exercises are shown."""
 
-    limit: Annotated[int, BeforeValidator(to_integer), Field(ge=1, le=100)] = 10
+    limit: Annotated[int, Field(ge=1, le=100), BeforeValidator(to_integer)] = Field(
+        10, description="How many exercises at most."
+    )
 
 
 class ScoreAnswer(BaseModel):

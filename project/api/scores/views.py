@@ -69,7 +69,10 @@ SPAN = 5
 @scores_blueprint.output(ManyScores)
 @has_version
 def list_scores(query_data: ScoreFilter) -> Response:
-    """List scores in the order of their ids."""
+    """List scores in the order of their ids.
+
+    The next page begins at `next_cursor`, or where the header `Link` leads.
+    """
     return _page(query_data)
 
 
@@ -78,7 +81,10 @@ def list_scores(query_data: ScoreFilter) -> Response:
 @has_version
 @may_answer(errors.ScoreNotFound)
 def get_score(score_id: int) -> Response:
-    """Get one score."""
+    """Get one score.
+
+    Whatever cannot be the id of a score is one that does not exist.
+    """
     return _one(*_existing(score_id))
 
 
@@ -88,7 +94,10 @@ def get_score(score_id: int) -> Response:
 @scores_blueprint.output(ManyScores)
 @has_version
 def list_own_scores(caller: User, query_data: OwnScoreFilter) -> Response:
-    """List the caller's scores in the order of their ids."""
+    """List the caller's scores in the order of their ids.
+
+    The next page begins at `next_cursor`, or where the header `Link` leads.
+    """
     return _page(query_data, user_id=caller.user_id)
 
 
@@ -98,7 +107,10 @@ def list_own_scores(caller: User, query_data: OwnScoreFilter) -> Response:
 @has_version
 @may_answer(errors.ScoreNotFound)
 def get_own_score(caller: User, score_id: int) -> Response:
-    """Get one of the caller's scores."""
+    """Get one of the caller's scores.
+
+    Those of others do not exist here.
+    """
     return _one(*_existing(score_id, caller.user_id))
 
 
@@ -109,7 +121,11 @@ def get_own_score(caller: User, score_id: int) -> Response:
 @takes_key
 @may_answer(errors.ScoreExists, errors.Forbidden)
 def add_score(caller: User, json_data: NewScore) -> Response:
-    """Record whether the caller solved an exercise."""
+    """Record whether the caller solved an exercise.
+
+    For an exercise that has no score of the caller yet. Services and administrators may name any
+    user.
+    """
     return submit(_attempt(caller, json_data), caller, writes.add)
 
 
@@ -120,7 +136,11 @@ def add_score(caller: User, json_data: NewScore) -> Response:
 @takes_key
 @may_answer(errors.ScoreMismatch, errors.ScoreNotFound, errors.Forbidden)
 def update_score(caller: User, score_id: int, json_data: NewScore) -> Response:
-    """Record another answer of the caller to an exercise that it has a score for."""
+    """Record another answer of the caller to an exercise that it has a score for.
+
+    The id and the exercise have to be those of one score. Services and administrators may name any
+    user.
+    """
     return submit(_attempt(caller, json_data, score_id), caller, writes.update)
 
 
@@ -131,7 +151,10 @@ def update_score(caller: User, score_id: int, json_data: NewScore) -> Response:
 @takes_key
 @may_answer(errors.Forbidden, created=OneScore)
 def upsert_score(caller: User, json_data: NewScore) -> Response:
-    """Record an answer of the caller to an exercise, whether it is the first one or not."""
+    """Record an answer of the caller to an exercise, whether it is the first one or not.
+
+    201 where it is, 200 where it is not. Services and administrators may name any user.
+    """
     return submit(_attempt(caller, json_data), caller, writes.upsert)
 
 
@@ -147,9 +170,10 @@ scores_blueprint.patch("/scores/<score_id:score_id>", endpoint="patch_score")(up
 @takes_key
 @may_answer(errors.Forbidden)
 def upsert_scores(caller: User, json_data: NewScores) -> Response:
-    """Record up to 1000 answers of any users, all of them or none; services and administrators.
+    """Record up to 1000 answers of any users, all of them or none.
 
-    They are written as if one came after the other, so a pair may stand in it more than once.
+    Services and administrators only. The answers are written as if one came after the other, so a
+    pair may stand in it more than once.
     """
     only_services(caller)
     attempts: Sequence[NewAttempt] = [
@@ -164,7 +188,10 @@ def upsert_scores(caller: User, json_data: NewScores) -> Response:
 @scores_blueprint.output(Done)
 @may_answer(errors.ScoreNotFound, errors.Forbidden)
 def delete_score(caller: User, score_id: int) -> Response:
-    """Delete a score; administrators only."""
+    """Delete a score.
+
+    Administrators only. Its attempts are deleted with it, and all totals follow.
+    """
     only_admin(caller)
     if not queries.delete_score(score_id):
         raise errors.ScoreNotFound
@@ -178,7 +205,10 @@ def delete_score(caller: User, score_id: int) -> Response:
 @has_version
 @may_answer(errors.ScoreNotFound, errors.Forbidden)
 def list_attempts(caller: User, score_id: int, query_data: PageQuery) -> Response:
-    """List every attempt at a score in order; for its owner, services and administrators."""
+    """List every attempt at a score in order.
+
+    For its owner, services and administrators.
+    """
     score, _ = _existing(score_id)
     if score.user_id != caller.user_id:
         only_services(caller)
@@ -206,7 +236,10 @@ def get_progress(caller: User, query_data: ProgressQuery) -> Response:
 @scores_blueprint.output(Stats)
 @may_answer(errors.NotFound)
 def get_stats(exercise_id: int) -> Response:
-    """Tell how an exercise went with everybody; zeros where nobody has tried it."""
+    """Tell how an exercise went with everybody.
+
+    Zeros where nobody has tried it.
+    """
     return success(standings.select_stats(exercise_id))
 
 
