@@ -161,7 +161,10 @@ def has_version(view: View) -> View:
 def shows_picture(view: View) -> View:
     """Say that a view answers with SVG."""
     _annotations(view)["responses"] = {
-        200: {"description": "A picture.", "content": {"image/svg+xml": {}}}
+        200: {
+            "description": "A picture.",
+            "content": {"image/svg+xml": {"schema": {"type": "string"}}},
+        }
     }
     return view
 
@@ -169,14 +172,16 @@ def shows_picture(view: View) -> View:
 def shows_page(view: View) -> View:
     """Say that a view answers with HTML."""
     _annotations(view)["responses"] = {
-        200: {"description": "A page.", "content": {"text/html": {}}}
+        200: {"description": "A page.", "content": {"text/html": {"schema": {"type": "string"}}}}
     }
     return view
 
 
 def shows_text(view: View) -> View:
     """Say that a view answers with plain text."""
-    _annotations(view)["responses"] = {200: {"description": "Text.", "content": {"text/plain": {}}}}
+    _annotations(view)["responses"] = {
+        200: {"description": "Text.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    }
     return view
 
 

@@ -232,7 +232,7 @@ class AttemptPage(BaseModel):
     next_cursor: str | None
 
 
-class History(BaseModel):
+class ManyAttempts(BaseModel):
     """The envelope of a page of attempts."""
 
     status: Literal["success"]

@@ -37,9 +37,9 @@ from project.api.scores.schemas import (
     ExerciseId,
     Failures,
     FailuresQuery,
-    History,
     Leaderboard,
     LeaderboardQuery,
+    ManyAttempts,
     ManyScores,
     NewScore,
     NewScores,
@@ -201,7 +201,7 @@ def delete_score(caller: User, score_id: int) -> Response:
 @scores_blueprint.get("/scores/<score_id:score_id>/history")
 @authenticate
 @scores_blueprint.input(PageQuery, location="query")
-@scores_blueprint.output(History)
+@scores_blueprint.output(ManyAttempts)
 @has_version
 @may_answer(errors.ScoreNotFound, errors.Forbidden)
 def list_attempts(caller: User, score_id: int, query_data: PageQuery) -> Response:
