@@ -59,10 +59,10 @@ def page(view: View) -> View:
     return cast(View, shown)
 
 
-def versioned(template: str, **values: Any) -> Response:
+def versioned(template: str, mimetype: str = "text/html", **values: Any) -> Response:
     """Return a page with its ETag, or 304 where the caller has it as it is (RFC 9110, 13.1.2)."""
     body = render_template(template, **values).encode()
-    return _send(body, _pack(body), "text/html", _version(body), "no-cache")
+    return _send(body, _pack(body), mimetype, _version(body), "no-cache")
 
 
 def register(app: Service) -> None:
@@ -82,14 +82,13 @@ def send_asset(filename: str) -> Response:
     asset = _asset(filename)
     is_this_one = request.args.get("v") == asset.version
     caching = f"public, max-age={YEAR_SECONDS}, immutable" if is_this_one else "no-cache"
-    response = _send(asset.body, asset.packed, asset.mimetype, asset.version, caching)
-    response.headers["X-Content-Type-Options"] = HEADERS["X-Content-Type-Options"]
-    return response
+    return _send(asset.body, asset.packed, asset.mimetype, asset.version, caching)
 
 
 def _send(body: bytes, packed: bytes | None, mimetype: str, version: str, caching: str) -> Response:
     response = PlainResponse(body, mimetype=mimetype)
     response.headers["Cache-Control"] = caching
+    response.headers["X-Content-Type-Options"] = HEADERS["X-Content-Type-Options"]
     if packed is not None:
         response.headers["Vary"] = "Accept-Encoding"
         if request.accept_encodings["gzip"]:

@@ -1,6 +1,7 @@
 """The badge: a counter's value as a small SVG picture, for READMEs and pages."""
 
-from flask import render_template
+import unicodedata
+from typing import Any
 
 HEIGHT = 20
 PADDING = 5
@@ -18,7 +19,12 @@ _WIDTHS = {
     }.items()
     for character in characters
 }  # fmt: skip
-WIDEST = 110
+# Of what is not in it, as wide as such characters mostly are.
+LETTER, FULL_WIDTH, SYMBOL = 72, 110, 140
+# What takes no room of its own: accents, joiners, variation selectors.
+WIDTHLESS = {"Mn", "Me", "Cf"}
+# From here on a colour is so light that white letters could not be read on it.
+LIGHT = 0.69
 
 COLORS = {
     "brightgreen": "#4c1",
@@ -41,8 +47,19 @@ COLORS = {
 
 
 def width(text: str) -> int:
-    """Return how wide a text is, in pixels; characters that we do not know count as wide."""
-    return round(sum(_WIDTHS.get(character, WIDEST) for character in text) / 10)
+    """Return how wide a text is, in pixels."""
+    return round(sum(map(_tenths, unicodedata.normalize("NFD", text))) / 10)
+
+
+def _tenths(character: str) -> int:
+    if character in _WIDTHS:
+        return _WIDTHS[character]
+    category = unicodedata.category(character)
+    if category in WIDTHLESS:
+        return 0
+    if unicodedata.east_asian_width(character) in {"W", "F"}:
+        return SYMBOL if category == "So" else FULL_WIDTH
+    return LETTER
 
 
 def short(value: int) -> str:
@@ -57,16 +74,27 @@ def short(value: int) -> str:
     return f"{'-' * (value < 0)}{whole}{fraction}{UNITS[unit - 1]}"
 
 
-def draw(label: str, value: int, color: str) -> str:
-    """Return the badge as SVG; `color` is one of COLORS or hexadecimal digits."""
+def is_light(color: str) -> bool:
+    """Return whether a colour (#rgb or #rrggbb) wants dark letters."""
+    digits = color.removeprefix("#")
+    if len(digits) == 3:
+        digits = "".join(2 * digit for digit in digits)
+    red, green, blue = bytes.fromhex(digits)
+    return (0.299 * red + 0.587 * green + 0.114 * blue) / 255 > LIGHT
+
+
+def layout(label: str, value: int, color: str) -> dict[str, Any]:
+    """Return what badge.svg is drawn from; `color` is one of COLORS or hexadecimal digits."""
     message = short(value)
-    return render_template(
-        "badge.svg",
-        label=label,
-        message=message,
-        color=COLORS.get(color) or f"#{color.removeprefix('#')}",
-        height=HEIGHT,
-        left=width(label) + 2 * PADDING,
-        right=width(message) + 2 * PADDING,
-        padding=PADDING,
-    )
+    painted = COLORS.get(color) or f"#{color.removeprefix('#')}"
+    return {
+        "label": label,
+        "message": message,
+        "color": painted,
+        "ink": "#333" if is_light(painted) else "#fff",
+        "shadow": "#ccc" if is_light(painted) else "#010101",
+        "height": HEIGHT,
+        "left": width(label) + 2 * PADDING,
+        "right": width(message) + 2 * PADDING,
+        "padding": PADDING,
+    }

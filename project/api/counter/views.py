@@ -31,7 +31,7 @@ from project.api.fields import EARLIEST, NAME_PATTERN
 from project.api.idempotency.keys import alone, submit
 from project.api.pagination import Page
 from project.api.responses import Done, integer, known_etags, success, unchanged
-from project.pages import page
+from project.pages import page, versioned
 from project.users import User
 
 counter_blueprint = APIBlueprint("counter", __name__)
@@ -215,6 +215,7 @@ def audit_counter(name: str) -> Response:
 @counter_blueprint.get("/counters/<name>/badge.svg")
 @counter_blueprint.input(BadgeQuery, location="query")
 @shows_picture
+@has_version
 @may_answer(errors.CounterNotFound)
 def get_badge(name: str, query_data: BadgeQuery) -> Response:
     """Draw a counter as a badge.
@@ -223,9 +224,8 @@ def get_badge(name: str, query_data: BadgeQuery) -> Response:
     count.
     """
     counter = _existing(name)
-    picture = badge.draw(query_data.label or name, counter.value, query_data.color)
-    response = current_app.response_class(picture, mimetype="image/svg+xml")
-    response.headers["Cache-Control"] = "no-cache"
+    layout = badge.layout(query_data.label or name, counter.value, query_data.color)
+    response = versioned("badge.svg", "image/svg+xml", **layout)
     # Where it is opened by itself it is a document, which could run scripts.
     response.headers["Content-Security-Policy"] = "default-src 'none'"
     return response

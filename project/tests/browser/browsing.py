@@ -8,6 +8,7 @@ from unittest import SkipTest
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from project.tests.base import BaseTestCase, shared_app
+from project.tests.processes import GRACE_SECONDS
 
 try:
     from axe_playwright_python.base import AXE_SCRIPT
@@ -16,8 +17,6 @@ except ImportError:
     sync_playwright = None
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-# How late anything may be on a machine that is busy with other things.
-GRACE_SECONDS = 10
 WIDTHS = (360, 768, 1440)
 SCHEMES = ("light", "dark")
 # What axe-core calls by these: WCAG 2.2 up to AA, and what is good besides.

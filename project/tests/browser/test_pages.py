@@ -2,6 +2,7 @@
 
 import time
 from itertools import product
+from urllib.parse import quote
 
 from project.tests.browser.browsing import SCHEMES, WIDTHS, BrowserTestCase
 from project.tests.processes import wait_until
@@ -219,6 +220,23 @@ class TestDashboard(BrowserTestCase):
 
 def asked(answers):
     return [status for url, status in answers if "/dashboard" in url and "/static" not in url]
+
+
+class TestBadge(BrowserTestCase):
+    def test_has_room_for_its_text_in_every_script(self):
+        """Each half is as wide as the browser would write it, without being told how wide."""
+        for label in ("visits", "WWW iii", "Größe: ändern", "посещения", "x" * 64):
+            with self.subTest(label):
+                add_counter("visits", 41)
+                page = self.open(f"/counters/visits/badge.svg?label={quote(label)}")
+                given, natural = page.evaluate("""() => {
+                    const text = document.querySelectorAll("text")[1];
+                    const given = Number(text.getAttribute("textLength"));
+                    text.removeAttribute("textLength");
+                    return [given, text.getComputedTextLength()];
+                }""")
+
+                self.assertAlmostEqual(given / natural, 1, delta=0.12)
 
 
 class TestDocs(BrowserTestCase):

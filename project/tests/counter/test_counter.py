@@ -14,6 +14,7 @@ from project.tests.base import ADMIN, LEARNER, BaseTestCase
 from project.tests.utils import add_counter
 
 LARGEST = 2**63 - 1
+TEXT = "{http://www.w3.org/2000/svg}text"
 
 
 class CounterTestCase(BaseTestCase):
@@ -397,6 +398,42 @@ class TestBadge(CounterTestCase):
             self.assertIn(f'fill="{painted}"', self.badge(f"?color={color}").text)
         for color in ("javascript", "%23abcd", "url(x)", ""):
             self.assert_fails(self.badge(f"?color={color}"), 400, "invalid_query")
+
+    def test_writes_dark_letters_on_light_colours(self):
+        add_counter("visits", 1)
+
+        for color, ink in (("fff", "#333"), ("ffee00", "#333"), ("000", "#fff"), ("blue", "#fff")):
+            with self.subTest(color):
+                message = list(
+                    ElementTree.fromstring(self.badge(f"?color={color}").data).iter(TEXT)
+                )
+
+                self.assertEqual([one.get("fill") for one in message[1::2]], ["#fff", ink])
+
+    def test_refuses_a_label_that_no_picture_can_show(self):
+        add_counter("visits", 1)
+
+        for label in ("", "%00", "%0A", "a%1Bb", "%EF%BF%BF", "x" * 65):
+            self.assert_fails(self.badge(f"?label={label}"), 400, "invalid_query")
+
+    def test_is_as_wide_as_its_text(self):
+        for label, pixels in {"": 0, "iii": 9, "WWW": 33, "visits": 28, "\u8a55\u4fa1": 22}.items():
+            self.assertEqual(badge.width(label), pixels)
+        self.assertEqual(badge.width("e\u0301te\u0301"), badge.width("ete"))
+        self.assertEqual(badge.width("\u00e9t\u00e9"), badge.width("ete"))
+
+    def test_is_not_sent_again_until_it_changes_and_runs_nothing(self):
+        add_counter("visits", 1)
+        first = self.badge()
+        known = {"If-None-Match": first.headers["ETag"]}
+
+        same = self.client.get("/counters/visits/badge.svg", headers=known)
+        add_counter("visits", 1)
+        other = self.client.get("/counters/visits/badge.svg", headers=known)
+
+        self.assertEqual((same.status_code, other.status_code), (304, 200))
+        self.assertEqual(first.headers["Content-Security-Policy"], "default-src 'none'")
+        self.assertEqual(first.headers["X-Content-Type-Options"], "nosniff")
 
     def test_writes_numbers_as_people_do(self):
         for value, written in (
