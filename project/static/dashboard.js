@@ -10,6 +10,8 @@
   const TIMEOUT_MS = 15000;
   // A page that takes long to make is asked for less often; in between only for what is cheap.
   const RESTS = 8;
+  // Between two lines of the chart: 1, 2, 5, 10, 20 …
+  const STEPS = [...Array(12).keys()].flatMap((zeros) => [1, 2, 5].map((n) => n * 10 ** zeros));
 
   const byId = (id) => document.getElementById(id);
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -37,14 +39,13 @@
     return { stroke: color("--quiet"), font, grid: line, ticks: { show: false }, ...more };
   }
 
+  const clock = new Intl.DateTimeFormat("en-GB", { timeStyle: "short", timeZone: "UTC" });
+  const calendar = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
+
+  // A day by its date where it begins; one at the very end would be cut off.
   function labels(plot, splits) {
-    const step = (splits[1] ?? splits[0]) - splits[0];
-    const format = step < 86400
-      ? { hour: "2-digit", minute: "2-digit", hourCycle: "h23" }
-      : { day: "numeric", month: "short" };
-    const text = new Intl.DateTimeFormat("en-GB", { ...format, timeZone: "UTC" });
-    // One at the very end would be cut off.
-    return splits.map((split) => (split < plot.scales.x.max ? text.format(split * 1000) : null));
+    const label = (split) => (split % 86400 ? clock : calendar).format(split * 1000);
+    return splits.map((split) => (split < plot.scales.x.max ? label(split) : null));
   }
 
   function read(plot) {
@@ -73,7 +74,7 @@
         },
         axes: [
           axis({ grid: { show: false }, values: labels, size: 28, space: 64 }),
-          axis({ size: 48, incrs: [1, 2, 5].flatMap((n) => [...Array(12)].map((_, e) => n * 10 ** e)) }),
+          axis({ size: 48, incrs: STEPS }),
         ],
         series: [{}, bars("--accent-pale"), bars("--accent")],
       },
