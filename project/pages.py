@@ -99,17 +99,13 @@ def _send(body: bytes, packed: bytes | None, mimetype: str, version: str, cachin
     return response
 
 
+@cache  # they change with a new version of the service, or while developing, which restarts it
 def _asset(filename: str) -> Asset:
     """Return the file of that name; raise NotFound where there is none."""
     path = safe_join(str(FOLDER), filename)
     # Path.is_file raises where the name is too long to be one.
     if path is None or not os.path.isfile(path):
         raise NotFound
-    return _read(path, Path(path).stat().st_mtime_ns)
-
-
-@cache  # by its time too, so that a change shows while developing
-def _read(path: str, _changed_at: int) -> Asset:
     body = Path(path).read_bytes()
     mimetype = mimetypes.guess_type(path)[0] or "text/plain"
     packed = _pack(body) if mimetype.startswith(PACKABLE) else None

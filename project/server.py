@@ -31,6 +31,8 @@ from project.extensions import AWAY, db
 from project.users import User
 
 ROOT = Path(__file__).parent.parent
+# What a change to restarts the server while developing, besides the code.
+SHOWN = ("static", "templates")
 # How long a worker may finish its requests before it is killed.
 GRACE_SECONDS = 10
 READY_SECONDS = 60
@@ -98,7 +100,10 @@ def run(app: APIFlask) -> None:
         _refuse_taken_port(settings)
         _prepare(app)
         _say(f"Serving at {_address(settings)}")
-    run_simple(settings.host, settings.port, app, use_reloader=True, threaded=True)
+    files = [str(path) for name in SHOWN for path in (ROOT / "project" / name).rglob("*.*")]
+    run_simple(
+        settings.host, settings.port, app, use_reloader=True, threaded=True, extra_files=files
+    )
 
 
 def _prepare(app: APIFlask) -> None:
@@ -155,6 +160,7 @@ eval-service is ready.
 
   address    {address}
   the API    {address}/docs
+  dashboard  {address}/dashboard
   a token    {token}
              (user 1, an administrator, for a day)
 
