@@ -44,7 +44,7 @@ class TestPages(BaseTestCase):
                 self.assertNotIn("unsafe", policy)
                 self.assertNotRegex(policy, r"https?:|\*")
                 self.assertEqual(headers["X-Content-Type-Options"], "nosniff")
-                self.assertEqual(headers["Referrer-Policy"], "same-origin")
+                self.assertEqual(headers["Referrer-Policy"], "no-referrer")
 
     def test_have_no_script_or_style_in_themselves(self):
         for path in PAGES:
