@@ -64,6 +64,16 @@ class TestGetActivity(ActivityTestCase):
         self.assertEqual(sum(point["attempts"] for point in data["points"]), 4)
         self.assertEqual(sum(point["solved"] for point in data["points"]), 1)
 
+    def test_counts_once_what_happened_where_two_intervals_meet(self):
+        for window in STEPS:
+            second = datetime.fromisoformat(self.points(window)[1]["at"])
+            add_score(exercise_id=len(window), created_at=second)
+
+            points = self.points(window)
+
+            self.assertGreater(points[1]["attempts"], points[0]["attempts"], window)
+            self.assertEqual((points[0]["attempts"], points[0]["solved"]), (0, 0), window)
+
     def test_tells_what_happened_today(self):
         midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
         add_score(user_id=1, exercise_id=1, created_at=midnight)
