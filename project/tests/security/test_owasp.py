@@ -23,7 +23,7 @@ from project.tokens import Tokens
 from project.users import User, UsersService, UsersUnavailable
 
 PATIENCE_SECONDS = 5
-SECRET = "the secret of these attacks, and long enough"
+SECRET = "the secret of these attacks, which is long enough for any HMAC, SHA-512 too"
 
 
 class AttackTestCase(BaseTestCase):
@@ -177,6 +177,7 @@ class TestApi2BrokenAuthentication(AttackTestCase):
         """None; a public key as HMAC secret; the header's own key; a file or row as key."""
         unsigned = jwt.encode(self.claims(), None, algorithm="none")
         self.assert_speaks_for_nobody(unsigned)
+        self.assert_speaks_for_nobody(jwt.encode(self.claims(), SECRET, "HS512"))
         for header in (
             {"alg": "none"},
             {"alg": "nOnE"},
