@@ -6,10 +6,8 @@ from datetime import datetime
 from typing import Literal
 from urllib.parse import quote
 
-from urllib3 import BaseHTTPResponse
-
 from eval_client.models import Audit, Counter, Point, read
-from eval_client.transport import Transport, data
+from eval_client.transport import Answer, Transport
 
 ANY_VERSION = "*"
 
@@ -27,7 +25,7 @@ class Counters:
     def increment(self, name: str, by: int = 1, *, key: str | None = None) -> int:
         """Add to a counter, which exists from then on, and return its value."""
         path = f"{_path(name)}/increment"
-        value: int = data(self._transport.write("POST", path, {"by": by}, key))["value"]
+        value: int = self._transport.write("POST", path, {"by": by}, key).data["value"]
         return value
 
     def increment_many(
@@ -36,7 +34,7 @@ class Counters:
         """Add to up to 1000 counters, all or none, and return their values."""
         body = {"increments": dict(increments)}
         answer = self._transport.write("POST", "/counters/increment", body, key)
-        values: dict[str, int] = data(answer)["counters"]
+        values: dict[str, int] = answer.data["counters"]
         return values
 
     def get(self, name: str) -> Counter:
@@ -90,5 +88,5 @@ def _path(name: str) -> str:
     return f"/counters/{quote(name, safe='')}"
 
 
-def _counter(answer: BaseHTTPResponse) -> Counter:
-    return replace(read(Counter, data(answer)), etag=answer.headers.get("ETag"))
+def _counter(answer: Answer) -> Counter:
+    return replace(read(Counter, answer.data), etag=answer.etag)

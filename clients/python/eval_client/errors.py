@@ -1,15 +1,33 @@
 """What can go wrong: a class for each `code` of the service."""
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, ClassVar
+
+# What may well succeed later: said by the service, or by a gateway that could not reach it.
+PASSING = {
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+}
 
 
 class EvalError(Exception):
-    """A call did not succeed."""
+    """A call did not succeed.
+
+    Where it `may_pass`, the same request may succeed later, and not before
+    `retry_after_seconds`, where the service says so.
+    """
+
+    may_pass: bool = False
+    retry_after_seconds: float | None = None
 
 
 class Unreachable(EvalError):
     """No answer came, however often it was asked for; what a write did is not known."""
+
+    may_pass = True
 
 
 class ApiError(EvalError):
@@ -34,6 +52,7 @@ class ApiError(EvalError):
         self.errors = dict(errors or {})
         self.request_id = request_id
         self.retry_after_seconds = retry_after_seconds
+        self.may_pass = status in PASSING or isinstance(self, RequestInProgress)
 
     def __str__(self) -> str:
         reasons = [f"{field}: {' '.join(why)}" for field, why in self.errors.items()]

@@ -15,7 +15,7 @@ from eval_client.models import (
     Written,
     read,
 )
-from eval_client.transport import Transport, data
+from eval_client.transport import Transport
 
 Window = Literal["all", "month", "week", "day"]
 Tie = Literal["competition", "dense", "ordinal"]
@@ -117,7 +117,7 @@ class Scores:
     def upsert_many(self, scores: Sequence[NewScore], *, key: str | None = None) -> list[Written]:
         """Record up to 1000 answers of any users, all or none; services and administrators."""
         answer = self._transport.write("POST", "/scores/batch", {"scores": list(scores)}, key)
-        return [read(Written, result) for result in data(answer)["results"]]
+        return [read(Written, result) for result in answer.data["results"]]
 
     def delete(self, score_id: int) -> None:
         """Delete a score with its attempts; administrators. Sent once, since it has no key."""
@@ -160,7 +160,7 @@ class Scores:
         return read(Stats, self._transport.get(f"/scores/exercise/{exercise_id}/stats"))
 
     def _write(self, method: str, path: str, body: dict[str, Any], key: str | None) -> Score:
-        return read(Score, data(self._transport.write(method, path, body, key)))
+        return read(Score, self._transport.write(method, path, body, key).data)
 
 
 def _body(exercise_id: int, correct: bool, user_id: int | None) -> dict[str, Any]:

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 from urllib3 import BaseHTTPResponse, HTTPConnectionPool, Timeout, connection_from_url
 from urllib3.exceptions import HTTPError
 
-from eval_client.errors import EvalError, RequestInProgress, Unreachable, from_answer
+from eval_client.errors import EvalError, Unreachable, from_answer
 from eval_client.models import read
 
 Token = str | Callable[[], str] | None
@@ -27,13 +27,13 @@ T = TypeVar("T")
 
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 5.0
-# What may well succeed later: said by the service, or by a gateway that could not reach it.
-PASSING = {
-    HTTPStatus.TOO_MANY_REQUESTS,
-    HTTPStatus.BAD_GATEWAY,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    HTTPStatus.GATEWAY_TIMEOUT,
-}
+
+
+class Answer(NamedTuple):
+    """What the service answers: `data` of its envelope, and its ETag."""
+
+    data: Any
+    etag: str | None
 
 
 class Transport:
@@ -69,11 +69,11 @@ class Transport:
 
     def get(self, path: str, **query: Any) -> Any:
         """Return `data` of what is at a path; parameters that are None are left out."""
-        return data(self.call("GET", _address(path, query)))
+        return self.call("GET", _address(path, query)).data
 
     def write(
         self, method: str, path: str, body: Any, key: str | None, headers: Any = None
-    ) -> BaseHTTPResponse:
+    ) -> Answer:
         """Send a write, with a new key unless there is one, and return its answer."""
         fields = {"Idempotency-Key": key or uuid.uuid4().hex} | (headers or {})
         return self.call(method, path, body, fields)
@@ -91,7 +91,7 @@ class Transport:
 
     def call(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
-    ) -> BaseHTTPResponse:
+    ) -> Answer:
         """Return the answer to a call, or raise the EvalError that came of it.
 
         Pauses grow and vary, so that many clients do not come back at once, and are never
@@ -108,9 +108,9 @@ class Transport:
             try:
                 return self._attempt(method, path, sent, fields)
             except EvalError as error:
-                wait = pause + (getattr(error, "retry_after_seconds", None) or 0)
-                passes = may_repeat and _may_pass(error)
-                if not passes or time.monotonic() + wait > deadline:
+                wait = pause + (error.retry_after_seconds or 0)
+                in_time = time.monotonic() + wait <= deadline
+                if not (may_repeat and error.may_pass and in_time):
                     raise
             time.sleep(wait)
         raise AssertionError("the pauses never end")
@@ -126,26 +126,16 @@ class Transport:
 
     def _attempt(
         self, method: str, path: str, body: bytes | None, headers: dict[str, str]
-    ) -> BaseHTTPResponse:
+    ) -> Answer:
         try:
             answer = self._pool.urlopen(method, self._root + path, body, headers, redirect=False)
         except (HTTPError, OSError) as error:
             raise Unreachable(f"{method} {path}: {type(error).__name__}: {error}") from error
-        if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
+        body = _json(answer)
+        if answer.status >= HTTPStatus.MULTIPLE_CHOICES or not isinstance(body, dict):
             request_id = answer.headers.get("X-Request-ID")
-            raise from_answer(answer.status, _json(answer), request_id, _retry_after(answer))
-        return answer
-
-
-def data(answer: BaseHTTPResponse) -> Any:
-    """Return `data` of an answer."""
-    return answer.json().get("data")
-
-
-def _may_pass(error: EvalError) -> bool:
-    """Return whether the same request may succeed later."""
-    passing = isinstance(error, (Unreachable, RequestInProgress))
-    return passing or getattr(error, "status", None) in PASSING
+            raise from_answer(answer.status, body, request_id, _retry_after(answer))
+        return Answer(body.get("data"), answer.headers.get("ETag"))
 
 
 def _pauses() -> Iterator[float]:

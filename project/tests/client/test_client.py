@@ -445,6 +445,11 @@ class TestRepeating(unittest.TestCase):
 
         self.assertEqual((type(error), error.status, error.code), (errors.ApiError, 500, ""))
 
+    def test_takes_a_page_for_no_answer_though_it_says_200(self):
+        error = self.increment((200, {"Content-Type": "text/html"}, b"<h1>Please log in</h1>"))
+
+        self.assertEqual((type(error), error.status), (errors.ApiError, 200))
+
     def test_follows_nobody_elsewhere_with_a_token(self):
         with Script() as other:
             error = self.increment((302, {"Location": other.url}, b""))
