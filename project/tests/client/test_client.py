@@ -13,7 +13,6 @@ from eval_client import EvalClient, NewScore, errors, transport
 from eval_client.counters import ANY_VERSION
 from eval_client.models import Written
 
-from project import db
 from project.api.errors import ApiError
 from project.tests.base import users_service
 from project.tests.client.servers import Proxy, Script
@@ -43,8 +42,7 @@ class ClientTestCase(FaultTestCase):
     service: Service
 
     def setUp(self):
-        tables = ", ".join(table.name for table in db.metadata.sorted_tables)
-        self.sql(f"TRUNCATE {tables}; ALTER SEQUENCE scores_id_seq RESTART")
+        self.empty()
 
     def client(self, token=LEARNER, url=None, **options):
         address = url or f"http://127.0.0.1:{self.service.port}"

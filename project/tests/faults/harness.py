@@ -73,7 +73,7 @@ class Postgres:
 class Service:
     """The service as its users start it: granian, with several workers."""
 
-    def __init__(self, postgres: Postgres) -> None:
+    def __init__(self, postgres: Postgres, **environment: str) -> None:
         self.port = free_port()
         self._environment = os.environ | {
             "APP_SETTINGS": "project.config.ProductionConfig",
@@ -83,7 +83,7 @@ class Service:
             "WORKERS": str(WORKERS),
             "THREADS": "32",
             "PORT": str(self.port),
-        }
+        } | environment  # fmt: skip
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed by stop()
         self.start()
 

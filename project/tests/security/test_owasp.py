@@ -154,8 +154,9 @@ class TestApi2BrokenAuthentication(AttackTestCase):
         known = {"SECRET_KEY": SECRET, "USERS_SERVICE_URL": None}
         cls.own_app = create_app(type("Own", (TestingConfig,), known))
 
-    def create_app(self):
-        return self.own_app
+    def setUp(self):
+        super().setUp()
+        self.client = self.own_app.test_client()
 
     def claims(self, **others):
         exp = int(time.time()) + 60
