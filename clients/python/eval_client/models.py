@@ -108,6 +108,42 @@ class Stats:
 
 
 @dataclass(frozen=True, slots=True)
+class ActivityPoint:
+    """How much happened in the interval that begins at a time."""
+
+    at: datetime
+    attempts: int
+    solved: int
+
+
+@dataclass(frozen=True, slots=True)
+class Today:
+    """How much happened since midnight in UTC, and by how many users."""
+
+    attempts: int
+    correct: int
+    users: int
+    solved: int
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """How much happened over time, and today."""
+
+    points: list[ActivityPoint]
+    today: Today
+
+
+@dataclass(frozen=True, slots=True)
+class FailedExercise:
+    """An exercise, and how many of the attempts at it were wrong."""
+
+    exercise_id: int
+    failed: int
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
 class Counter:
     """A counter; `etag` is its version, for who wants to set it only where it is still so."""
 

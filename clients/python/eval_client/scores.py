@@ -5,8 +5,10 @@ from datetime import datetime
 from typing import Any, Literal
 
 from eval_client.models import (
+    Activity,
     Attempt,
     Entry,
+    FailedExercise,
     Neighbours,
     NewScore,
     Progress,
@@ -17,6 +19,7 @@ from eval_client.models import (
 )
 from eval_client.transport import Transport
 
+Lately = Literal["month", "week", "day"]
 Window = Literal["all", "month", "week", "day"]
 Tie = Literal["competition", "dense", "ordinal"]
 
@@ -158,6 +161,15 @@ class Scores:
     def stats(self, exercise_id: int) -> Stats:
         """Return how an exercise went with everybody."""
         return read(Stats, self._transport.get(f"/scores/exercise/{exercise_id}/stats"))
+
+    def activity(self, window: Lately = "day") -> Activity:
+        """Return how many attempts and solves there were, by hour, quarter of a day, or day."""
+        return read(Activity, self._transport.get("/scores/activity", window=window))
+
+    def failures(self, window: Lately = "day", *, limit: int | None = None) -> list[FailedExercise]:
+        """Return the exercises that got most wrong answers lately, the worst first."""
+        told = self._transport.get("/scores/failures", window=window, limit=limit)
+        return [read(FailedExercise, exercise) for exercise in told["exercises"]]
 
     def _write(self, method: str, path: str, body: dict[str, Any], key: str | None) -> Score:
         return read(Score, self._transport.write(method, path, body, key).data)

@@ -140,6 +140,17 @@ class TestScores(ClientTestCase):
         self.assertEqual((stats.attempted, stats.solved, stats.pass_rate), (2, 1, 0.5))
         self.assertEqual(stats.first_solved.user_id, 7)
 
+    def test_are_told_as_they_happened(self):
+        client = self.service_client([(7, 1, True), (7, 2, False), (8, 2, False)])
+
+        activity = client.scores.activity("week")
+        [failed] = client.scores.failures(limit=5)
+
+        self.assertEqual(sum(point.attempts for point in activity.points), 3)
+        self.assertLess(activity.points[0].at, activity.points[-1].at)
+        self.assertIn(activity.today.users, (0, 2))  # midnight may have been a moment ago
+        self.assertEqual((failed.exercise_id, failed.failed, failed.attempts), (2, 2, 2))
+
 
 REAL_GET = transport.Transport.get
 
