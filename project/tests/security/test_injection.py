@@ -1,6 +1,7 @@
 """What a caller writes stays a value, and becomes no SQL, header, markup or line of a log."""
 
 import logging
+import re
 import time
 import xml.etree.ElementTree as ET
 from contextlib import ExitStack
@@ -363,6 +364,34 @@ class TestMarkup(InjectionTestCase):
 
         self.assertIn("default-src 'none'", policy)
 
+    def pages(self):
+        for path, item in self.document["paths"].items():
+            if "text/html" in item.get("get", NO_PAGE)["responses"]["200"].get("content", {}):
+                yield path
+
+    def test_runs_on_a_page_only_where_it_is_ours(self):
+        """Whatever is written into a page, its policy lets nothing run but the files of it."""
+        pages = list(self.pages())
+        self.assertLessEqual({"/", "/docs", "/dashboard"}, set(pages))
+        for path in pages:
+            with self.subTest(path):
+                policy = self.client.get(path).headers["Content-Security-Policy"]
+
+                for rule in ("default-src 'none'", "base-uri 'none'", "frame-ancestors 'none'"):
+                    self.assertIn(rule, policy)
+                scripts = re.search("script-src ([^;]*)", policy)
+                self.assertEqual(scripts and scripts[1], "'self'")
+
+    def test_is_not_made_by_what_a_page_is_asked_for(self):
+        for path in self.pages():
+            for name in ("window", "prefix", "limit", "page", "q", "<script>"):
+                for text in ("<script>alert(1)</script>", "\"'><img src=x onerror=alert(1)>"):
+                    with self.subTest(path, name=name):
+                        shown = self.client.get(path, query_string={name: text}).data
+
+                        self.assertNotIn(b"<script>alert", shown)
+                        self.assertNotIn(b"<img src=x", shown)
+
     def test_is_not_made_by_a_name(self):
         """A counter's name has no character that HTML or SVG give a meaning."""
         for character in "<>\"'&/\\`{}()=;%? \t\n\0é":
@@ -379,6 +408,7 @@ class TestMarkup(InjectionTestCase):
             self.assertEqual(answer.mimetype, "application/json")
 
 
+NO_PAGE = {"responses": {"200": {}}}
 DRAWN = {"svg", "title", "clipPath", "rect", "g", "text", "linearGradient", "stop"}
 
 
