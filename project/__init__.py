@@ -24,6 +24,7 @@ from project.app import Service
 from project.config import SettingError, Settings
 from project.dashboard.views import dashboard_blueprint
 from project.extensions import cors, db, migrate
+from project.metrics import UsersMetrics
 from project.tokens import Tokens
 from project.users import UsersService
 
@@ -94,7 +95,9 @@ def create_app(configuration: str | type | None = None) -> Service:
         vary_header=False,  # requests.py says it, also to origins that get nothing
         max_age=600,
     )
-    users = UsersService(settings.users_service_url) if settings.users_service_url else None
+    users = None
+    if settings.users_service_url:
+        users = UsersService(settings.users_service_url, observer=UsersMetrics())
     tokens = Tokens(settings.secret_key)
     app.extensions["settings"] = settings
     app.extensions["anonymous_limit"] = _anonymous_limit(settings)

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable
 from functools import cached_property
+from time import perf_counter
 from typing import Any
 
 from apiflask import APIFlask
@@ -22,6 +23,8 @@ GUARDS = (("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referre
 PERSONAL = ("Cache-Control", "no-store")
 # May be kept, but not shown again unasked: numbers are exact at the moment of the answer.
 COMMON = ("Cache-Control", "no-cache")
+# Where a request has the moment at which it began, by the clock of perf_counter().
+BEGAN = "eval.began"
 SHORT_AND_PRINTABLE = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -78,6 +81,11 @@ class Service(APIFlask):
     # What takes a request in, and may refuse it; and what completes its answer.
     take_in: Callable[[Any], None]
     complete: Callable[[Any, Response], None]
+
+    def __call__(self, environ: Any, start_response: Any) -> Any:
+        """Answer a request, which begins here."""
+        environ[BEGAN] = perf_counter()
+        return self.wsgi_app(environ, start_response)
 
     def ensure_sync(self, func: Any) -> Any:
         """Return the function: none of ours is a coroutine, and to ask each time costs."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import psycopg2
 from flask import current_app
@@ -11,7 +11,7 @@ from flask_cors import CORS
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from psycopg2.errors import DeadlockDetected, SerializationFailure
-from sqlalchemy import Engine, MetaData, PoolProxiedConnection, event
+from sqlalchemy import Engine, MetaData, PoolProxiedConnection, QueuePool, event
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -75,6 +75,12 @@ class Database(SQLAlchemy):
         """The engine of the current app for single statements."""
         engine: Engine = current_app.extensions["autocommit_engine"]
         return engine
+
+    @property
+    def pools(self) -> dict[str, QueuePool]:
+        """The pools of the current app, by what their connections are for."""
+        engines = {"transactions": self.engine, "statements": self.autocommit_engine}
+        return {name: cast(QueuePool, engine.pool) for name, engine in engines.items()}
 
     def read(self, statement: Statement, **values: Any) -> list[Any]:
         """Return the rows of one statement that reads, in one round trip."""

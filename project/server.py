@@ -24,7 +24,7 @@ from granian.log import LogLevels
 from granian.server import Server
 from werkzeug.serving import run_simple
 
-from project import durability, migration
+from project import durability, metrics, migration
 from project.api.idempotency import queries as keys
 from project.config import SettingError, Settings
 from project.extensions import AWAY, db
@@ -38,6 +38,7 @@ GRACE_SECONDS = 10
 READY_SECONDS = 60
 PRUNE_SECONDS = 60
 PRUNE_PAUSE_SECONDS = 0.1
+LOOK_AROUND_SECONDS = 1
 # How many connections a worker holds open; most are idle, and wait for no thread.
 CONNECTIONS = 4096
 
@@ -69,8 +70,9 @@ def serve(app: APIFlask) -> None:
 
 
 def accompany(app: APIFlask) -> None:
-    """Start what a worker process does besides serving: it tidies up, and ends with its parent."""
+    """Start what a worker does besides serving: tidy up, measure, and end with its parent."""
     threading.Thread(target=_prune, args=(app,), daemon=True).start()
+    threading.Thread(target=_look_around, args=(app,), daemon=True).start()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -80,6 +82,14 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _look_around(app: APIFlask) -> None:
+    """Note again and again how this worker is: another one may be asked for the metrics."""
+    while True:
+        with app.app_context():
+            metrics.look_around(db.pools)
+        time.sleep(LOOK_AROUND_SECONDS)
 
 
 def _prune(app: APIFlask) -> None:
@@ -124,7 +134,7 @@ def _collect_metrics() -> None:
     """Have all workers write their metrics into one folder, which begins empty."""
     folder = Path(tempfile.mkdtemp(prefix="eval-metrics-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    os.environ[metrics.FOLDER] = str(folder)
 
 
 def _refuse_taken_port(settings: Settings) -> None:

@@ -69,6 +69,22 @@ class UsersUnavailable(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
+class Observer:
+    """Is told what the client does, to measure it; this one does not."""
+
+    def remembered(self) -> None:
+        """Hear that a token was in the cache."""
+
+    def refused(self) -> None:
+        """Hear that a question was not asked, as the breaker was open."""
+
+    def asked(self, answer: str, seconds: float) -> None:
+        """Hear that a question was answered "yes", "no", or "none"."""
+
+    def breaker(self, *, is_open: bool) -> None:
+        """Hear that the breaker has opened or closed."""
+
+
 class UsersService:
     """Knows whose a token is: asks users-service, and remembers each yes for a while."""
 
@@ -84,7 +100,9 @@ class UsersService:
         failures_to_open: int = 3,
         open_seconds: float = 1.0,
         pool_size: int = 32,
+        observer: Observer | None = None,
     ) -> None:
+        self._observer = observer or Observer()
         self._total_seconds = total_seconds
         self._retry_after_seconds = max(1, math.ceil(open_seconds))
         self._line = _Line(url, connect_seconds, read_seconds, pool_size)
@@ -92,13 +110,16 @@ class UsersService:
         self._lock = Lock()
         self._cache: TTLCache[bytes, User] = TTLCache(cache_size, cache_seconds)
         self._flights: dict[bytes, _Flight] = {}
-        self._breaker = _Breaker(failures_to_open, open_seconds)
+        self._breaker = _Breaker(failures_to_open, open_seconds, self._observer)
 
     def known(self, token: str) -> User | None:
         """Return whose token it is where users-service said so not long ago, or None."""
         key = sha256(token.encode("latin-1", "replace")).digest()
         with self._lock:
-            return self._cache.get(key)
+            user = self._cache.get(key)
+        if user is not None:
+            self._observer.remembered()
+        return user
 
     def who_is(self, token: str) -> User | None:
         """Return whose token it is, or None where users-service says no.
@@ -134,8 +155,10 @@ class UsersService:
         """Return a flight that may leave, or raise at once where the breaker is open."""
         ticket = self._breaker.admit()
         if ticket is None:
+            self._observer.refused()
             raise self._unavailable("users-service is away, so it was not asked")
-        return _Flight(key, ticket, time.monotonic() + self._total_seconds)
+        now = time.monotonic()
+        return _Flight(key, ticket, now, now + self._total_seconds)
 
     def _depart(self, flight: "_Flight", token: str) -> None:
         thread = Thread(target=self._ask, args=(flight, token), name="users-service", daemon=True)
@@ -171,6 +194,7 @@ class UsersService:
             if flight.landed.is_set():
                 return
             flight.user, flight.failure = user, failure
+            self._observer.asked(*flight.told())
             self._breaker.report(flight.ticket, failure)
             if user is not None:
                 self._cache[flight.key] = user
@@ -188,10 +212,16 @@ class _Flight:
 
     key: bytes
     ticket: int
+    left_at: float
     deadline: float
     landed: Event = field(default_factory=Event)
     user: User | None = None
     failure: str | None = None
+
+    def told(self) -> tuple[str, float]:
+        """Return how the question was answered, and in how many seconds."""
+        answer = "none" if self.failure is not None else "yes" if self.user else "no"
+        return answer, time.monotonic() - self.left_at
 
 
 class _Breaker:
@@ -202,7 +232,8 @@ class _Breaker:
     about now. Not thread-safe; the owner holds its lock.
     """
 
-    def __init__(self, failures_to_open: int, open_seconds: float) -> None:
+    def __init__(self, failures_to_open: int, open_seconds: float, observer: Observer) -> None:
+        self._observer = observer
         self._failures_to_open = failures_to_open
         self._open_seconds = open_seconds
         self._failures = 0
@@ -231,6 +262,7 @@ class _Breaker:
         if self.is_open == was_open:
             return
         self._round += 1
+        self._observer.breaker(is_open=self.is_open)
         if self.is_open:
             logger.warning("users-service is away, breaker open: %s", failure)
         else:

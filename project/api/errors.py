@@ -21,6 +21,7 @@ from werkzeug.exceptions import HTTPException
 from project.app import NamedRequest
 from project.combiner import Overdue, StillUnderway
 from project.extensions import OutcomeUnknown
+from project.metrics import POOL_TIMEOUTS
 from project.users import UsersUnavailable
 
 ITEM = re.compile(r"\w+\.(\d+)\.(\w+)")
@@ -292,8 +293,10 @@ def from_lost_commit(error: OutcomeUnknown | StillUnderway) -> Response:
     return answer(Unavailable(OUTCOME_UNKNOWN))
 
 
-def from_waiting(_error: PoolTimeout | Overdue) -> Response:
+def from_waiting(error: PoolTimeout | Overdue) -> Response:
     """Answer 503 where no connection, or no place in a batch, became free in time."""
+    if isinstance(error, PoolTimeout):
+        POOL_TIMEOUTS.inc()
     return answer(Unavailable())
 
 

@@ -1,9 +1,9 @@
 """How the service is: /ping, /health, /ready; and the page that shows the API."""
 
-from typing import Literal
+from typing import Literal, cast
 
 import psycopg2
-from apiflask import APIBlueprint
+from apiflask import APIBlueprint, APIFlask
 from flask import Response, current_app
 from psycopg2.errors import UndefinedTable
 from pydantic import BaseModel, Field
@@ -100,7 +100,9 @@ def metrics_of_all_workers() -> Response:
 
     They are summed over all worker processes.
     """
-    return current_app.response_class(metrics.exposition(), content_type=metrics.CONTENT_TYPE)
+    metrics.look_around(db.pools)
+    text_format = metrics.exposition(cast(APIFlask, current_app).version)
+    return current_app.response_class(text_format, content_type=metrics.CONTENT_TYPE)
 
 
 @eval_blueprint.get("/docs")

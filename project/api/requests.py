@@ -1,17 +1,21 @@
 """A request as this API takes it: JSON without ambiguity, and no parameter unread."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
+from time import perf_counter
 from typing import Any, NoReturn, TypeVar, cast
 
 from flask import Request, Response, current_app, request
 
 from project.api.errors import InvalidPayload, InvalidQuery, PayloadTooLarge, UnsupportedMediaType
-from project.app import NamedRequest, Service
+from project.app import BEGAN, NamedRequest, Service
+from project.metrics import RequestMetrics
 
 REQUEST_ID = "X-Request-ID"
+CONVERTER = re.compile("<[^:<>]+:")
 View = TypeVar("View", bound=Callable[..., Any])
 
 
@@ -113,14 +117,26 @@ def _parameters_of(view: Callable[..., Any]) -> set[str]:
     return {name for schema, place in inputs if place == "query" for name in schema.model_fields}
 
 
+@cache
+def _route(rule: str) -> str:
+    """Return the path of a rule as people write it: `/scores/<score_id>`."""
+    return CONVERTER.sub("<", rule)
+
+
 def register(app: Service, origins: list[str]) -> None:
-    """Have every request of the app taken in in this way, and every answer signed."""
+    """Have every request of the app taken in in this way, every answer signed and measured."""
     depends_on_origin = origins != ["*"]
+    requests = RequestMetrics()
 
     def sign(request: JsonRequest, response: Response) -> None:
         response.headers.add(REQUEST_ID, request.id)
         if depends_on_origin:
             response.headers.add("Vary", "Origin")
+        rule = request.url_rule
+        seconds = perf_counter() - request.environ[BEGAN]
+        requests.observe(
+            _route(rule.rule) if rule else None, request.method, response.status_code, seconds
+        )
 
     app.request_class = JsonRequest
     app.take_in = refuse_unread_parameters
