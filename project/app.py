@@ -7,7 +7,7 @@ much as to serve it. The overrides are of Flask 3.1, which pyproject.toml holds 
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from time import perf_counter
 from typing import Any
@@ -17,6 +17,9 @@ from flask import Request, Response
 from flask.globals import request_ctx
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
+
+from project.logs import Served
+from project.users import User
 
 # What every answer says unless its view has said otherwise.
 GUARDS = (("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer"))
@@ -40,6 +43,8 @@ class NoSession(SessionInterface):
 
 class NamedRequest(Request):
     """A request with an id, by which the log and the caller speak of it."""
+
+    caller: User | None = None
 
     @cached_property
     def id(self) -> str:
@@ -81,6 +86,10 @@ class Service(APIFlask):
     # What takes a request in, and may refuse it; and what completes its answer.
     take_in: Callable[[Any], None]
     complete: Callable[[Any, Response], None]
+    # Notes an answered request in the log; where this process serves, and the log wants to know.
+    log_request: Callable[[Served], None] | None = None
+    # What carries the trace of the current request to another service.
+    trace_headers: Callable[[], Mapping[str, str]]
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
         """Answer a request, which begins here."""

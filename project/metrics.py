@@ -212,6 +212,8 @@ USERS_BREAKER_OPEN = Gauge(
     multiprocess_mode="livesum",
 )  # fmt: skip
 
+LOG_LINES_LOST = Counter("eval_log_lines_lost", "Lines of the log that nobody took in time.")
+
 WORKERS = Gauge("eval_workers", "Worker processes that live.", multiprocess_mode="livesum")
 MEMORY = Gauge(
     "eval_resident_memory_bytes", "Memory of the workers, in bytes.", multiprocess_mode="livesum"

@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
+from logging.config import dictConfig
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from granian.log import LogLevels
 from granian.server import Server
 from werkzeug.serving import run_simple
 
-from project import durability, metrics, migration
+from project import durability, logs, metrics, migration
 from project.api.idempotency import queries as keys
+from project.app import Service
 from project.config import SettingError, Settings
 from project.extensions import AWAY, db
 from project.users import User
@@ -46,6 +48,8 @@ CONNECTIONS = 4096
 def serve(app: APIFlask) -> None:
     """Serve until SIGTERM or SIGINT; what was accepted until then is answered."""
     settings: Settings = app.extensions["settings"]
+    logging = logs.configuration(settings.log_level, as_json=not settings.self_sufficient)
+    dictConfig(logging)
     _refuse_taken_port(settings)
     _prepare(app)
     _collect_metrics()
@@ -66,11 +70,13 @@ def serve(app: APIFlask) -> None:
         respawn_failed_workers=True,
         workers_kill_timeout=GRACE_SECONDS,
         log_level=LogLevels(settings.log_level.lower()),
+        log_dictconfig=logging,
     ).serve()
 
 
-def accompany(app: APIFlask) -> None:
-    """Start what a worker does besides serving: tidy up, measure, and end with its parent."""
+def accompany(app: Service) -> None:
+    """Start what a worker does besides serving: log, measure, tidy up, and end with its parent."""
+    _log(app)
     threading.Thread(target=_prune, args=(app,), daemon=True).start()
     threading.Thread(target=_look_around, args=(app,), daemon=True).start()
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -102,7 +108,12 @@ def _prune(app: APIFlask) -> None:
                 time.sleep(PRUNE_PAUSE_SECONDS)
 
 
-def run(app: APIFlask) -> None:
+def _log(app: Service) -> None:
+    settings: Settings = app.extensions["settings"]
+    app.log_request = logs.start(settings.log_level, as_json=not settings.self_sufficient)
+
+
+def run(app: Service) -> None:
     """Serve for developing: one process, which reloads when the code changes."""
     settings: Settings = app.extensions["settings"]
     # The reloader runs this command again in a child, for which the parent has prepared.
@@ -110,6 +121,8 @@ def run(app: APIFlask) -> None:
         _refuse_taken_port(settings)
         _prepare(app)
         _say(f"Serving at {_address(settings)}")
+    else:
+        _log(app)
     files = [str(path) for name in SHOWN for path in (ROOT / "project" / name).rglob("*.*")]
     run_simple(
         settings.host, settings.port, app, use_reloader=True, threaded=True, extra_files=files

@@ -26,11 +26,12 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from threading import Event, Lock, Thread
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -121,9 +122,10 @@ class UsersService:
             self._observer.remembered()
         return user
 
-    def who_is(self, token: str) -> User | None:
+    def who_is(self, token: str, headers: Mapping[str, str] = MappingProxyType({})) -> User | None:
         """Return whose token it is, or None where users-service says no.
 
+        `headers` are sent along, where this is the request that has users-service asked.
         Raises UsersUnavailable, within `total_seconds`, where it says neither.
         """
         if not _SENDABLE.fullmatch(token):
@@ -139,7 +141,7 @@ class UsersService:
             if flight is None:
                 flight = self._flights[key] = self._new_flight(key)
         if leaves_now:
-            self._depart(flight, token)
+            self._depart(flight, token, headers)
         return self._arrive(flight)
 
     @property
@@ -160,17 +162,18 @@ class UsersService:
         now = time.monotonic()
         return _Flight(key, ticket, now, now + self._total_seconds)
 
-    def _depart(self, flight: "_Flight", token: str) -> None:
-        thread = Thread(target=self._ask, args=(flight, token), name="users-service", daemon=True)
+    def _depart(self, flight: "_Flight", token: str, headers: Mapping[str, str]) -> None:
+        asking = (flight, token, headers)
+        thread = Thread(target=self._ask, args=asking, name="users-service", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:  # the system has no thread left
             self._land(flight, failure=str(error))
 
-    def _ask(self, flight: "_Flight", token: str) -> None:
+    def _ask(self, flight: "_Flight", token: str, headers: Mapping[str, str]) -> None:
         """Ask users-service and land the flight, whatever happens."""
         try:
-            user = _read_user(*self._line.ask(token, flight.deadline))
+            user = _read_user(*self._line.ask(token, flight.deadline, headers))
         except _FAILURES as error:
             self._land(flight, failure=f"{type(error).__name__}: {error}")
         else:
@@ -294,15 +297,16 @@ class _Line:
         self._lock = Lock()
         self._idle: list[HTTPConnection] = []
 
-    def ask(self, token: str, deadline: float) -> tuple[int, bytes]:
+    def ask(self, token: str, deadline: float, others: Mapping[str, str]) -> tuple[int, bytes]:
         """Return status and body of users-service's answer."""
+        headers = {**others, "Authorization": f"Bearer {token}", "Accept": "application/json"}
         idle = self._take()
         if idle is not None:
             try:
-                return self._exchange(idle, token, deadline)
+                return self._exchange(idle, headers, deadline)
             except _HUNG_UP:
                 pass  # The server closed it while it was idle. Asking twice changes nothing.
-        return self._exchange(self._connect(), token, deadline)
+        return self._exchange(self._connect(), headers, deadline)
 
     def close(self) -> None:
         """Close the idle connections and keep none from now on."""
@@ -313,7 +317,7 @@ class _Line:
             connection.close()
 
     def _exchange(
-        self, connection: HTTPConnection, token: str, deadline: float
+        self, connection: HTTPConnection, headers: dict[str, str], deadline: float
     ) -> tuple[int, bytes]:
         """Ask over this connection and keep it, or close it where anything goes wrong."""
 
@@ -322,7 +326,6 @@ class _Line:
             return http.client.HTTPResponse(bounded, **options)
 
         connection.response_class = answer_in_time  # type: ignore[assignment]
-        headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
         try:
             connection.request("GET", self._path, headers=headers, preload_content=False)
             answer = connection.getresponse()

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar, cast
 from flask import current_app, request
 
 from project.api.errors import Forbidden, InvalidToken, TokenRequired
+from project.app import NamedRequest, Service
 from project.tokens import TokenInvalid, Tokens, claims_to_be_ours
 from project.users import User, UsersService
 
@@ -46,7 +47,8 @@ class Callers:
                 return self._tokens.verify(token)
             except TokenInvalid:
                 raise InvalidToken from None
-        user = self._users_service.who_is(token) if self._users_service else None
+        users = self._users_service
+        user = users.who_is(token, cast(Service, current_app).trace_headers()) if users else None
         if user is None:
             raise InvalidToken
         return user
@@ -55,7 +57,9 @@ class Callers:
 def current_caller() -> User:
     """Return whom the current request speaks for."""
     callers: Callers = current_app.extensions["callers"]
-    return callers.of(request.environ.get("HTTP_AUTHORIZATION"))
+    caller = callers.of(request.environ.get("HTTP_AUTHORIZATION"))
+    cast(NamedRequest, request).caller = caller
+    return caller
 
 
 def authenticate(view: View) -> View:

@@ -5,13 +5,15 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from functools import cache, wraps
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any, NoReturn, TypeVar, cast
 
 from flask import Request, Response, current_app, request
 
+from project import tracing
 from project.api.errors import InvalidPayload, InvalidQuery, PayloadTooLarge, UnsupportedMediaType
 from project.app import BEGAN, NamedRequest, Service
+from project.logs import Served
 from project.metrics import RequestMetrics
 
 REQUEST_ID = "X-Request-ID"
@@ -117,6 +119,20 @@ def _parameters_of(view: Callable[..., Any]) -> set[str]:
     return {name for schema, place in inputs if place == "query" for name in schema.model_fields}
 
 
+def _served(request: JsonRequest, route: str | None, status: int, seconds: float) -> Served:
+    caller = request.caller
+    return Served(
+        time(),
+        request.id,
+        tracing.trace_id(request.environ),
+        request.method,
+        route,
+        status,
+        seconds,
+        caller.user_id if caller else None,
+    )
+
+
 @cache
 def _route(rule: str) -> str:
     """Return the path of a rule as people write it: `/scores/<score_id>`."""
@@ -124,7 +140,7 @@ def _route(rule: str) -> str:
 
 
 def register(app: Service, origins: list[str]) -> None:
-    """Have every request of the app taken in in this way, every answer signed and measured."""
+    """Have every request of the app taken in in this way, every answer signed and noted."""
     depends_on_origin = origins != ["*"]
     requests = RequestMetrics()
 
@@ -133,11 +149,13 @@ def register(app: Service, origins: list[str]) -> None:
         if depends_on_origin:
             response.headers.add("Vary", "Origin")
         rule = request.url_rule
+        route = _route(rule.rule) if rule else None
         seconds = perf_counter() - request.environ[BEGAN]
-        requests.observe(
-            _route(rule.rule) if rule else None, request.method, response.status_code, seconds
-        )
+        requests.observe(route, request.method, response.status_code, seconds)
+        if app.log_request is not None:
+            app.log_request(_served(request, route, response.status_code, seconds))
 
     app.request_class = JsonRequest
     app.take_in = refuse_unread_parameters
     app.complete = sign
+    app.trace_headers = lambda: tracing.passed_on(request.environ)
