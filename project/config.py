@@ -50,6 +50,7 @@ class BaseConfig:
     LOG_LEVEL = os.environ.get("LOG_LEVEL", "INFO")
     RATELIMIT_STORAGE_URI = os.environ.get("RATELIMIT_STORAGE_URI", "memory://")
     ANONYMOUS_LIMIT = os.environ.get("ANONYMOUS_LIMIT", "600/minute")
+    OTEL_TRACES_EXPORTER = os.environ.get("OTEL_TRACES_EXPORTER", "none")
     STATEMENT_TIMEOUT_SECONDS = os.environ.get("STATEMENT_TIMEOUT_SECONDS", "2.5")
 
     MAX_CONTENT_LENGTH = 1024 * 1024  # bytes
@@ -157,6 +158,7 @@ class Settings(BaseModel):
     workers: int = Field(alias="WORKERS", ge=1, le=64)
     threads: int = Field(alias="THREADS", ge=1, le=256)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(alias="LOG_LEVEL")
+    traces_exporter: Literal["none", "otlp", "console"] = Field(alias="OTEL_TRACES_EXPORTER")
     ratelimit_storage_uri: str = Field(alias="RATELIMIT_STORAGE_URI", repr=False)
     anonymous_limit: Annotated[str, AfterValidator(_limit)] = Field(alias="ANONYMOUS_LIMIT")
     statement_timeout_seconds: float = Field(alias="STATEMENT_TIMEOUT_SECONDS", ge=0.1, le=3600)

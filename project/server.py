@@ -24,6 +24,7 @@ from granian.constants import Interfaces
 from granian.log import LogLevels
 from granian.server import Server
 from werkzeug.serving import run_simple
+from werkzeug.utils import import_string
 
 from project import durability, logs, metrics, migration
 from project.api.idempotency import queries as keys
@@ -76,7 +77,7 @@ def serve(app: APIFlask) -> None:
 
 def accompany(app: Service) -> None:
     """Start what a worker does besides serving: log, measure, tidy up, and end with its parent."""
-    _log(app)
+    _observe(app)
     threading.Thread(target=_prune, args=(app,), daemon=True).start()
     threading.Thread(target=_look_around, args=(app,), daemon=True).start()
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -108,8 +109,18 @@ def _prune(app: APIFlask) -> None:
                 time.sleep(PRUNE_PAUSE_SECONDS)
 
 
-def _log(app: Service) -> None:
+def _observe(app: Service) -> None:
+    """Have requests logged, and traced where that is asked for."""
     settings: Settings = app.extensions["settings"]
+    if settings.traces_exporter != "none":
+        try:
+            start_spans = import_string("project.telemetry.start")
+        except ImportError as error:
+            raise SettingError(
+                f"The setting OTEL_TRACES_EXPORTER is {settings.traces_exporter}, but the extra "
+                f"otel is not installed: pip install '.[otel]' ({error})."
+            ) from None
+        start_spans(app, settings.traces_exporter)
     app.log_request = logs.start(settings.log_level, as_json=not settings.self_sufficient)
 
 
@@ -122,7 +133,7 @@ def run(app: Service) -> None:
         _prepare(app)
         _say(f"Serving at {_address(settings)}")
     else:
-        _log(app)
+        _observe(app)
     files = [str(path) for name in SHOWN for path in (ROOT / "project" / name).rglob("*.*")]
     run_simple(
         settings.host, settings.port, app, use_reloader=True, threaded=True, extra_files=files

@@ -1,4 +1,4 @@
-"""Traces: which request of somebody else a request belongs to, and to whom we pass that on.
+"""Which route a request took, and which trace of somebody else's it belongs to.
 
 A caller may send `traceparent` and `tracestate` (W3C Trace Context). Without OpenTelemetry this
 service records no spans, so it passes both on to users-service as they came, which is what the
@@ -8,7 +8,11 @@ recommendation asks of who only passes on; what is malformed is taken for not se
 
 import re
 from collections.abc import Mapping
+from functools import cache
 
+from flask import Request
+
+CONVERTER = re.compile("<[^:<>]+:")
 # Version 00 ends here; later ones may go on. All zeros are no id (section 3.2.2).
 TRACEPARENT = re.compile(
     "(?:00-(?P<trace>(?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
@@ -16,6 +20,17 @@ TRACEPARENT = re.compile(
     "(?:-[\x21-\x7e]{1,200})?)"
 )
 TRACESTATE = re.compile("[\x20-\x7e]{1,512}")
+
+
+def route_of(request: Request) -> str | None:
+    """Return the path that a request matched as people write it, like `/scores/<score_id>`."""
+    rule = request.url_rule
+    return _plain(rule.rule) if rule else None
+
+
+@cache
+def _plain(rule: str) -> str:
+    return CONVERTER.sub("<", rule)
 
 
 def trace_id(environ: Mapping[str, str]) -> str | None:

@@ -15,4 +15,4 @@ lock() {
 
 lock "$@" -o requirements-production.txt
 lock "$@" --group local -o requirements.txt
-lock "$@" --group dev -o requirements-dev.txt
+lock "$@" --group dev --extra otel -o requirements-dev.txt

@@ -1,10 +1,9 @@
 """A request as this API takes it: JSON without ambiguity, and no parameter unread."""
 
 import json
-import re
 from collections import Counter
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import wraps
 from time import perf_counter, time
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -17,7 +16,6 @@ from project.logs import Served
 from project.metrics import RequestMetrics
 
 REQUEST_ID = "X-Request-ID"
-CONVERTER = re.compile("<[^:<>]+:")
 View = TypeVar("View", bound=Callable[..., Any])
 
 
@@ -133,12 +131,6 @@ def _served(request: JsonRequest, route: str | None, status: int, seconds: float
     )
 
 
-@cache
-def _route(rule: str) -> str:
-    """Return the path of a rule as people write it: `/scores/<score_id>`."""
-    return CONVERTER.sub("<", rule)
-
-
 def register(app: Service, origins: list[str]) -> None:
     """Have every request of the app taken in in this way, every answer signed and noted."""
     depends_on_origin = origins != ["*"]
@@ -148,8 +140,7 @@ def register(app: Service, origins: list[str]) -> None:
         response.headers.add(REQUEST_ID, request.id)
         if depends_on_origin:
             response.headers.add("Vary", "Origin")
-        rule = request.url_rule
-        route = _route(rule.rule) if rule else None
+        route = tracing.route_of(request)
         seconds = perf_counter() - request.environ[BEGAN]
         requests.observe(route, request.method, response.status_code, seconds)
         if app.log_request is not None:

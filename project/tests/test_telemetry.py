@@ -1,0 +1,145 @@
+"""Spans, as an exporter gets them, and over HTTP."""
+
+import unittest
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+from unittest import TestCase, mock
+
+from project.config import SettingError
+from project.server import accompany
+from project.tests.base import LEARNER, BaseTestCase, users_service
+from project.tests.faults.harness import Postgres, Service
+
+try:
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    from project import telemetry
+except ImportError as missing:
+    raise unittest.SkipTest("the extra otel is not installed") from missing
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+PARENT = "00f067aa0ba902b7"
+TRACEPARENT = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+
+
+class TestSpans(BaseTestCase):
+    def setUp(self):
+        super().setUp()
+        self.exporter = InMemorySpanExporter()
+        provider = TracerProvider()
+        provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        kept = {name: getattr(self.app, name) for name in ("complete", "trace_headers")}
+        self.addCleanup(delattr, self.app, "wsgi_app")
+        for name, value in kept.items():
+            self.addCleanup(setattr, self.app, name, value)
+        telemetry.watch(self.app, provider)
+
+    def span(self, path, **options):
+        self.client.get(path, **options)
+        [span] = self.exporter.get_finished_spans()
+        return span
+
+    def test_are_one_for_each_request_and_named_after_its_route(self):
+        span = self.span("/scores/17", headers={"X-Request-ID": "mine"})
+
+        self.assertEqual(span.name, "GET /scores/<score_id>")
+        self.assertEqual(
+            dict(span.attributes),
+            {
+                "http.request.method": "GET",
+                "http.response.status_code": 404,
+                "http.route": "/scores/<score_id>",
+                "eval.request_id": "mine",
+            },
+        )
+
+    def test_belong_to_the_trace_of_the_caller(self):
+        span = self.span("/health", headers=TRACEPARENT)
+
+        self.assertEqual(f"{span.context.trace_id:032x}", TRACE)
+        self.assertEqual(f"{span.parent.span_id:016x}", PARENT)
+
+    def test_are_what_users_service_is_asked_within(self):
+        self.app.extensions["callers"]._users_service._cache.clear()
+
+        span = self.span("/ping", headers={**LEARNER, **TRACEPARENT})
+
+        asked = {name.lower(): value for name, value in users_service().last_question.items()}
+        self.assertEqual(asked["traceparent"], f"00-{TRACE}-{span.context.span_id:016x}-01")
+        self.assertEqual(span.attributes["user.id"], "7")
+
+    def test_say_where_the_service_failed(self):
+        view = self.app.view_functions["eval.health"]
+        self.addCleanup(self.app.view_functions.__setitem__, "eval.health", view)
+        self.app.view_functions["eval.health"] = mock.Mock(side_effect=RuntimeError)
+
+        with self.assertLogs(self.app.logger, "ERROR"):
+            span = self.span("/health")
+
+        self.assertFalse(span.status.is_ok)
+
+    def test_hold_no_token(self):
+        span = self.span("/scores?token=s3cr3t", headers={"Authorization": "Bearer s3cr3t"})
+
+        self.assertNotIn("s3cr3t", span.to_json())
+
+
+class TestExtra(BaseTestCase):
+    def test_is_asked_for_by_name_where_it_is_missing(self):
+        settings = self.app.extensions["settings"].model_copy(update={"traces_exporter": "otlp"})
+        with (
+            mock.patch.dict(self.app.extensions, {"settings": settings}),
+            mock.patch.dict("sys.modules", {"project.telemetry": None}),
+            self.assertRaisesRegex(SettingError, "OTEL_TRACES_EXPORTER.*otel"),
+        ):
+            accompany(self.app)
+
+
+class TestExport(TestCase):
+    """The service itself, with a receiver of OTLP over HTTP on loopback."""
+
+    def test_reaches_the_receiver_also_when_the_service_ends(self):
+        received = []
+
+        class Receiver(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                received.append((self.path, ExportTraceServiceRequest.FromString(body)))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        receiver = HTTPServer(("127.0.0.1", 0), Receiver)
+        Thread(target=receiver.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        self.addCleanup(receiver.server_close)
+        self.addCleanup(receiver.shutdown)
+        postgres = Postgres()
+        self.addCleanup(postgres.stop)
+        service = Service(
+            postgres,
+            OTEL_TRACES_EXPORTER="otlp",
+            OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{receiver.server_port}",
+            OTEL_EXPORTER_OTLP_COMPRESSION="none",
+        )
+        self.addCleanup(service.stop)
+        for _ in range(5):
+            service.get("/health")
+
+        self.assertEqual(service.terminate(), 0, service.output())
+
+        spans = [
+            ({a.key: a.value.string_value for a in sent.resource.attributes}, span.name)
+            for path, request in received
+            if path == "/v1/traces"
+            for sent in request.resource_spans
+            for scope in sent.scope_spans
+            for span in scope.spans
+        ]
+        named = [resource for resource, name in spans if name == "GET /health"]
+        self.assertEqual(len(named), 5)
+        self.assertEqual(named[0]["service.name"], "eval-service")
