@@ -98,7 +98,8 @@ def create_app(configuration: str | type | None = None) -> Service:
     users = None
     if settings.users_service_url:
         users = UsersService(settings.users_service_url, observer=UsersMetrics())
-    tokens = Tokens(settings.secret_key)
+    secrets = (settings.secret_key, *settings.secret_key_fallbacks)
+    tokens = Tokens(*secrets)
     app.extensions["settings"] = settings
     app.extensions["anonymous_limit"] = _anonymous_limit(settings)
     app.extensions["increments"] = counter_writes.new_combiner()
@@ -106,7 +107,7 @@ def create_app(configuration: str | type | None = None) -> Service:
     app.extensions["keys_underway"] = KeysUnderway()
     app.extensions["tokens"] = tokens
     app.extensions["callers"] = Callers(tokens, users)
-    app.extensions["cursors"] = Cursors(settings.secret_key)
+    app.extensions["cursors"] = Cursors(*secrets)
 
     app.register_blueprint(eval_blueprint)
     app.register_blueprint(scores_blueprint)

@@ -40,6 +40,7 @@ class BaseConfig:
     SELF_SUFFICIENT = False
 
     SECRET_KEY = os.environ.get("SECRET_KEY")
+    SECRET_KEY_FALLBACKS = os.environ.get("SECRET_KEY_FALLBACKS", "")
     SQLALCHEMY_DATABASE_URI = os.environ.get("DATABASE_URL")
     USERS_SERVICE_URL = os.environ.get("USERS_SERVICE_URL")
     CORS_ORIGINS = os.environ.get("CORS_ORIGINS")
@@ -119,6 +120,10 @@ def _is_guessable(secret: str) -> bool:
     return copied or len(set(secret)) < FEWEST_CHARACTERS
 
 
+def _fallbacks(text: str) -> list[str]:
+    return [_long_enough(secret.strip()) for secret in text.split(",") if secret.strip()]
+
+
 def _limit(text: str) -> str:
     try:
         parse(text)
@@ -146,6 +151,10 @@ class Settings(BaseModel):
     testing: bool = Field(alias="TESTING")
     self_sufficient: bool = Field(alias="SELF_SUFFICIENT")
     secret_key: Annotated[str, AfterValidator(_long_enough)] = Field(alias="SECRET_KEY", repr=False)
+    # What was signed with these still counts; nothing is signed with them any more.
+    secret_key_fallbacks: Annotated[Any, AfterValidator(_fallbacks)] = Field(
+        "", alias="SECRET_KEY_FALLBACKS", repr=False, validate_default=True
+    )
     postgres_url: Annotated[Any, AfterValidator(_postgres_url)] = Field(
         None, alias="SQLALCHEMY_DATABASE_URI", repr=False
     )

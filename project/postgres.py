@@ -13,10 +13,11 @@ from typing import Any
 
 import psycopg2
 from psycopg2.extensions import connection as Connection  # noqa: N812  it is a class
-from sqlalchemy import URL, Engine, create_engine, event
+from sqlalchemy import URL, Engine, create_engine, event, text
 from sqlalchemy.exc import DisconnectionError
 
 from project.config import SettingError, Settings
+from project.extensions import db
 
 try:
     with warnings.catch_warnings():
@@ -41,6 +42,14 @@ TRUSTED_IDLE_SECONDS = 1.0
 
 # How long the children of a killed server may take to notice.
 ORPHANS_SECONDS = 10
+
+# How many PostgreSQL grants to others than its superusers, and which of its processes serves us.
+CONNECTIONS = text("""
+    SELECT current_setting('max_connections')::int
+           - current_setting('superuser_reserved_connections')::int
+           - coalesce(current_setting('reserved_connections', true)::int, 0),
+           pg_backend_pid()
+""")
 
 EMBEDDED_SETTINGS = """
 max_connections = 300
@@ -219,6 +228,24 @@ def engine_options(settings: Settings, server: EmbeddedPostgres | None) -> dict[
         return opened
 
     return options | {"creator": connect}
+
+
+def refuse_too_few_connections(settings: Settings) -> None:
+    """Raise SettingError where PostgreSQL has fewer connections than the workers may open.
+
+    A pooler in between shares few among many, and is no reason; it gives its clients another
+    number for their server process than that has.
+    """
+    with db.engine.connect() as connection:
+        driver: Any = connection.connection.dbapi_connection
+        allowed, server_pid = connection.execute(CONNECTIONS).one()
+    needed = settings.workers * (settings.threads + TRANSACTIONS)
+    if driver.info.backend_pid == server_pid and needed > allowed:
+        raise SettingError(
+            f"WORKERS ({settings.workers}) times THREADS ({settings.threads}) + {TRANSACTIONS} "
+            f"makes {needed} connections, but PostgreSQL allows {allowed}: "
+            "lower WORKERS or THREADS, or raise max_connections."
+        )
 
 
 def _connect_arguments(settings: Settings) -> dict[str, Any]:

@@ -26,10 +26,11 @@ class TokenInvalid(Exception):
 
 
 class Tokens:
-    """Issues and verifies JSON Web Tokens (RFC 7519) with one secret."""
+    """Issues JSON Web Tokens (RFC 7519) with one secret; verifies those of earlier ones, too."""
 
-    def __init__(self, secret: str) -> None:
+    def __init__(self, secret: str, *earlier: str) -> None:
         self._secret = secret
+        self._earlier = earlier
         # Whom a token that was verified speaks for, and until when; by its hash, so that no
         # token lies in memory for longer than its request.
         self._verified: LRUCache[bytes, tuple[User, float]] = LRUCache(MOST_VERIFIED)
@@ -70,17 +71,25 @@ class Tokens:
         return user
 
     def _claims(self, token: str) -> dict[str, Any]:
-        try:
-            claims: dict[str, Any] = jwt.decode(
-                token,
-                self._secret,
-                algorithms=[ALGORITHM],
-                issuer=ISSUER,
-                options={"require": ["exp", "iss", "sub"]},
-            )
-        except jwt.InvalidTokenError as error:
-            raise TokenInvalid from error
-        return claims
+        for secret in (self._secret, *self._earlier):
+            try:
+                return _decode(token, secret)
+            except jwt.InvalidSignatureError:
+                continue
+            except jwt.InvalidTokenError as error:
+                raise TokenInvalid from error
+        raise TokenInvalid
+
+
+def _decode(token: str, secret: str) -> dict[str, Any]:
+    claims: dict[str, Any] = jwt.decode(
+        token,
+        secret,
+        algorithms=[ALGORITHM],
+        issuer=ISSUER,
+        options={"require": ["exp", "iss", "sub"]},
+    )
+    return claims
 
 
 def _digest(token: str) -> bytes:

@@ -26,14 +26,14 @@ Place = Callable[[dict[str, Any]], Any]
 
 
 class Cursors:
-    """Writes and reads cursors with one secret."""
+    """Writes cursors with one secret; reads those of earlier ones, too."""
 
-    def __init__(self, secret: str) -> None:
-        self._key = hashlib.sha256(b"cursors " + secret.encode()).digest()
+    def __init__(self, *secrets: str) -> None:
+        self._keys = [hashlib.sha256(b"cursors " + secret.encode()).digest() for secret in secrets]
 
     def encode(self, listing: str, place: str) -> str:
         """Return the cursor for a place in a list, in lower-case hex."""
-        return (self._signature(listing, place) + place.encode()).hex()
+        return (_signature(self._keys[0], listing, place) + place.encode()).hex()
 
     def decode(self, listing: str, cursor: str) -> str:
         """Return the place that a cursor names; raise InvalidQuery where it is not of this list."""
@@ -42,13 +42,15 @@ class Cursors:
             signature, place = raw[:SIGNATURE_BYTES], raw[SIGNATURE_BYTES:].decode()
         except ValueError:
             signature, place = b"", ""
-        if not hmac.compare_digest(signature, self._signature(listing, place)):
+        signatures = (_signature(key, listing, place) for key in self._keys)
+        if not any(hmac.compare_digest(signature, ours) for ours in signatures):
             raise InvalidQuery({"cursor": ["This cursor does not belong to this list."]})
         return place
 
-    def _signature(self, listing: str, place: str) -> bytes:
-        message = f"{listing}\n{place}".encode()
-        return hmac.digest(self._key, message, "sha256")[:SIGNATURE_BYTES]
+
+def _signature(key: bytes, listing: str, place: str) -> bytes:
+    message = f"{listing}\n{place}".encode()
+    return hmac.digest(key, message, "sha256")[:SIGNATURE_BYTES]
 
 
 class Page:

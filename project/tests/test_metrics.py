@@ -1,6 +1,8 @@
 """What /metrics tells: of requests, of pools and users-service, and over workers that die."""
 
+import json
 import os
+import re
 import tempfile
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +15,7 @@ from project import db
 from project.metrics import Places
 from project.tests.base import LEARNER, BaseTestCase
 from project.tests.faults.harness import Postgres, Service
-from project.tests.processes import wait_until
+from project.tests.processes import ROOT, wait_until
 from project.users import UsersService, UsersUnavailable
 
 REQUESTS = "eval_http_request_seconds_count"
@@ -132,6 +134,48 @@ class TestMetrics(BaseTestCase):
 
         self.assertEqual((none(), refused()), (1, 1))
         self.assertEqual(self.told()[key("eval_users_breaker_open")], 1)
+
+
+class TestDeploy(BaseTestCase):
+    """The dashboard and the alerts speak of what there is."""
+
+    RULES = ROOT / "deploy" / "prometheus" / "eval-service.rules.yml"
+    DASHBOARD = ROOT / "deploy" / "grafana" / "eval-service.json"
+
+    def test_name_only_metrics_that_are_told(self):
+        text = self.client.get("/metrics").get_data(as_text=True)
+        told = set(re.findall(r"^# TYPE (\w+)", text, re.MULTILINE))
+        expressions = [
+            target["expr"]
+            for panel in json.loads(self.DASHBOARD.read_text())["panels"]
+            for target in panel["targets"]
+        ]
+        expressions += re.findall(r"expr: (.+(?:\n {10}.+)*)", self.RULES.read_text())
+
+        self.assertGreater(len(expressions), 25)
+        for expression in expressions:
+            for name in re.findall(r"\beval_\w+", expression):
+                with self.subTest(name):
+                    self.assertIn(re.sub("_(bucket|sum|count)$", "", name), told)
+
+    def test_measure_nothing_that_is_not_shown(self):
+        """Every metric of ours is looked at in one of them."""
+        text = self.client.get("/metrics").get_data(as_text=True)
+        told = set(re.findall(r"^# TYPE (eval_\w+)", text, re.MULTILINE))
+        shown = self.DASHBOARD.read_text() + self.RULES.read_text()
+
+        unseen = {name for name in told if name not in shown and not name.endswith("_created")}
+
+        self.assertEqual(unseen, set())
+
+    def test_explain_each_alert(self):
+        explained = (ROOT / "docs" / "operations.md").read_text()
+        alerts = re.findall(r"alert: (\w+)", self.RULES.read_text())
+
+        self.assertGreater(len(alerts), 5)
+        for alert in alerts:
+            with self.subTest(alert):
+                self.assertIn(f"### {alert}\n", explained)
 
 
 class TestPlaces(TestCase):

@@ -1,0 +1,226 @@
+"""The procedures of docs/operations.md, and what a start says that cannot go well."""
+
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from unittest import TestCase
+
+import psycopg2
+import urllib3
+from sqlalchemy import URL, make_url, text
+
+from project import create_app, db, postgres
+from project.config import SettingError, TestingConfig
+from project.tests.base import BaseTestCase
+from project.tests.faults.harness import SECRET, TOKEN, Postgres, Service
+from project.tests.processes import GRACE_SECONDS, ROOT, environment, free_port
+from project.tests.utils import add_score
+from project.tokens import Tokens
+from project.users import User
+
+OLD = "the secret of the time before this one"
+NEW = "the secret of the time that comes after it"
+
+
+def app_with(secret, *fallbacks):
+    known = {"SECRET_KEY": secret, "SECRET_KEY_FALLBACKS": ", ".join(fallbacks)}
+    return create_app(type("RotatedConfig", (TestingConfig,), known))
+
+
+class TestRotation(BaseTestCase):
+    def ping(self, app, token):
+        headers = {"Authorization": f"Bearer {token}"}
+        return app.test_client().get("/ping", headers=headers).status_code
+
+    def test_keeps_what_the_earlier_secret_signed(self):
+        for user_id in (1, 2):
+            add_score(user_id=user_id)
+        old = app_with(OLD)
+        token = old.extensions["tokens"].issue(User(7), days=1)
+        cursor = old.test_client().get("/scores?limit=1").get_json()["data"]["next_cursor"]
+        both, new = app_with(NEW, OLD), app_with(NEW)
+
+        for app, ping, page in ((both, 200, 200), (new, 401, 400)):
+            self.assertEqual(self.ping(app, token), ping)
+            answer = app.test_client().get(f"/scores?limit=1&cursor={cursor}")
+            self.assertEqual(answer.status_code, page)
+
+    def test_signs_with_the_new_one_alone(self):
+        token = app_with(NEW, OLD).extensions["tokens"].issue(User(7), days=1)
+
+        self.assertEqual(self.ping(app_with(NEW), token), 200)
+        self.assertEqual(self.ping(app_with(OLD), token), 401)
+
+    def test_may_begin_before_anything_is_signed_with_the_new_one(self):
+        """So replicas can be told of it one after the other."""
+        token = Tokens(NEW).issue(User(7), days=1)
+
+        self.assertEqual(self.ping(app_with(OLD, NEW), token), 200)
+
+    def test_brings_nothing_back_that_has_expired(self):
+        token = Tokens(OLD).issue(User(7), days=-1)
+
+        self.assertEqual(self.ping(app_with(NEW, OLD), token), 401)
+
+    def test_refuses_an_earlier_secret_that_is_too_short_and_does_not_tell_it(self):
+        with self.assertRaises(SettingError) as refused:
+            app_with(NEW, OLD, "too short")
+
+        self.assertIn("SECRET_KEY_FALLBACKS", refused.exception.message)
+        self.assertNotIn("too short", refused.exception.message)
+        self.assertNotIn(OLD, repr(app_with(NEW, OLD).extensions["settings"]))
+
+
+class TestConnections(BaseTestCase):
+    def refusal(self, **changed):
+        settings = self.app.extensions["settings"].model_copy(update=changed)
+        with self.assertRaises(SettingError) as refused:
+            postgres.refuse_too_few_connections(settings)
+        return refused.exception.message
+
+    def test_are_counted_before_the_start(self):
+        sentence = self.refusal(workers=10, threads=100)
+
+        self.assertIn("WORKERS (10) times THREADS (100) + 8 makes 1080 connections", sentence)
+        self.assertIn("max_connections", sentence)
+
+    def test_are_enough_by_default(self):
+        postgres.refuse_too_few_connections(self.app.extensions["settings"])
+
+    def test_wait_for_no_lock_and_in_no_transaction_for_ever(self):
+        """Every connection of both kinds has all three timeouts."""
+        for engine in (db.engine, db.autocommit_engine):
+            with engine.connect() as connection:
+                for name in (
+                    "statement_timeout",
+                    "lock_timeout",
+                    "idle_in_transaction_session_timeout",
+                ):
+                    with self.subTest(name, engine=engine):
+                        value = connection.execute(text(f"SHOW {name}")).scalar()
+
+                        self.assertNotEqual(value, "0")
+
+
+class TestStart(TestCase):
+    """What somebody reads who set something wrong: one sentence, and what to do."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.postgres = Postgres()
+        cls.addClassCleanup(cls.postgres.stop)
+
+    def sentence(self, url):
+        end = subprocess.run(
+            [sys.executable, str(ROOT / "manage.py"), "serve"],
+            env=environment(
+                APP_SETTINGS="project.config.ProductionConfig",
+                DATABASE_URL=url,
+                SECRET_KEY=SECRET,
+                CORS_ORIGINS="*",
+                PORT=str(free_port()),
+            ),
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=GRACE_SECONDS,
+        )
+        self.assertEqual((end.returncode, end.stdout), (1, ""), end.stderr)
+        [line] = end.stderr.splitlines()
+        return line
+
+    def test_without_a_database_names_the_setting(self):
+        line = self.sentence(f"postgresql://postgres@127.0.0.1:{free_port()}/scores")
+
+        self.assertRegex(line, "DATABASE_URL.*is it running.*refused")
+
+    def test_with_an_unknown_database_says_so(self):
+        url = make_url(self.postgres.url).set(database="elsewhere")
+
+        line = self.sentence(url.render_as_string(hide_password=False))
+
+        self.assertRegex(line, 'DATABASE_URL.*"elsewhere" does not exist')
+
+    def test_without_permission_says_what_is_needed(self):
+        with psycopg2.connect(libpq(self.postgres.url)) as connection:
+            connection.cursor().execute(
+                "CREATE ROLE guest LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC"
+            )
+        connection.close()
+        url = make_url(self.postgres.url).set(username="guest")
+
+        line = self.sentence(url.render_as_string(hide_password=False))
+
+        self.assertRegex(line, "DATABASE_URL may not change the schema.*permission denied")
+
+
+def libpq(url: str, database: str = "postgres") -> str:
+    """Return the URL as PostgreSQL's own programs take it."""
+    known = make_url(url)
+    plain = URL.create("postgresql", known.username, database=database, query=known.query)
+    return plain.render_as_string(hide_password=False)
+
+
+class TestBackup(TestCase):
+    def test_taken_under_load_restores_to_a_database_that_passes_the_audit(self):
+        postgres_ = Postgres()
+        self.addCleanup(postgres_.stop)
+        service = Service(postgres_)
+        self.addCleanup(service.stop)
+        programs = postgres_._embedded._started().bin_path
+        stop = threading.Event()
+
+        def load(worker):
+            while not stop.is_set():
+                post(service.port, f"/counters/load{worker}/increment")
+
+        with ThreadPoolExecutor(4) as pool:
+            loads = [pool.submit(load, worker) for worker in range(4)]
+            try:
+                seen = post(service.port, "/counters/before/increment")
+                dump = self.run_program(
+                    programs / "pg_dump", "--format=custom", libpq(postgres_.url)
+                )
+            finally:
+                stop.set()
+            for one in loads:
+                one.result()
+
+        self.run_program(programs / "createdb", f"--maintenance-db={libpq(postgres_.url)}", "again")
+        restored = libpq(postgres_.url, "again")
+        self.run_program(programs / "pg_restore", "--exit-on-error", f"--dbname={restored}",
+                         given=dump)  # fmt: skip
+        audit = subprocess.run(
+            [sys.executable, str(ROOT / "manage.py"), "audit"],
+            env=service._environment | {"DATABASE_URL": restored},
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=GRACE_SECONDS,
+        )
+        self.assertEqual(audit.returncode, 0, audit.stdout + audit.stderr)
+        with psycopg2.connect(restored) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT value FROM counters WHERE name = 'before'")
+            self.assertEqual(cursor.fetchall(), [(seen,)])
+        connection.close()
+
+    def run_program(self, *command, given=None):
+        end = subprocess.run(
+            [str(part) for part in command],
+            input=given,
+            check=False,
+            capture_output=True,
+            timeout=GRACE_SECONDS,
+            env=os.environ,
+        )
+        self.assertEqual(end.returncode, 0, end.stderr.decode())
+        return end.stdout
+
+
+def post(port, path):
+    """Send an increment and return the value."""
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    answer = urllib3.request("POST", f"http://127.0.0.1:{port}{path}", headers=headers, timeout=10)
+    return answer.json()["data"]["value"]
