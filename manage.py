@@ -7,22 +7,42 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
+import psycopg2
 from flask import current_app
 from flask.cli import AppGroup, ScriptInfo
 from flask_migrate.cli import db as db_commands
+from sqlalchemy.exc import DBAPIError
 
-from project import create_app, db, migration, seeds, server, suite
+from project import config, create_app, db, migration, seeds, server, suite
 from project.api.counter import queries as counters
 from project.api.idempotency import queries as keys
 from project.api.scores import totals, transfer
 from project.app import Service
+from project.refusals import refusal
 from project.users import User
 
-cli = AppGroup(
+
+class Commands(AppGroup):
+    """Commands that say in a sentence where PostgreSQL does not let them work."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(context)
+        except (DBAPIError, psycopg2.Error) as error:
+            testing = config.chosen().endswith("TestingConfig")
+            sentence = refusal(error, "DATABASE_TEST_URL" if testing else "DATABASE_URL")
+            if sentence is None:
+                raise
+            raise sentence from None
+
+
+cli = Commands(
     help="eval-service: which learner solved which exercise, and how often anything happened.",
+    epilog="Settings come from the environment; README.md lists them. Each command has a --help.",
     context_settings={"obj": ScriptInfo(create_app=create_app, set_debug_flag=False)},
 )
 cli.add_command(db_commands)
@@ -37,13 +57,16 @@ def worker() -> Service:
 
 @cli.command("serve")
 def serve() -> None:
-    """Serve with granian: WORKERS processes of THREADS threads each."""
+    """Migrate, then serve, with WORKERS processes.
+
+    It stops by Ctrl-C or SIGTERM, and answers first what it has accepted.
+    """
     server.serve(current_app)
 
 
 @cli.command("run")
 def run() -> None:
-    """Serve for developing: one process, which reloads when the code changes."""
+    """Serve for developing, and reload when the code changes."""
     server.run(current_app._get_current_object())
 
 
@@ -58,20 +81,26 @@ def run() -> None:
     help="In so many processes; one for each CPU where it is not said.",
 )
 def test(places: Sequence[str], verbose: bool, jobs: int) -> NoReturn:
-    """Run the tests, all or those in PLACES (folders, files, dotted names)."""
+    """Run the tests, all or those in PLACES.
+
+    A place is a folder, a file, or a dotted name. Ends with 1 where a test fails.
+    """
     sys.exit(suite.run(places, verbose=verbose, jobs=jobs))
 
 
 @cli.command("cov", with_appcontext=False)
 def cov() -> NoReturn:
-    """Run the tests and report which branches they cover, also in htmlcov/."""
+    """Run all tests and report what they cover.
+
+    Line by line that stands in htmlcov/index.html.
+    """
     sys.exit(suite.cover())
 
 
 @cli.command("recreate_db")
 @click.option("--force", is_flag=True, help="Also in staging and production.")
 def recreate_db(force: bool) -> None:
-    """Drop everything in the database and make it anew, empty."""
+    """Drop everything in the database; make it anew."""
     if not (current_app.config["SELF_SUFFICIENT"] or force):
         raise click.ClickException(
             "This drops all data, and APP_SETTINGS says that they are staging's or production's. "
@@ -81,33 +110,52 @@ def recreate_db(force: bool) -> None:
 
 
 @cli.command("seed_db")
-@click.option("--scores", default=5000, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "--scores", default=5000, show_default=True, type=click.IntRange(min=1), help="How many scores."
+)
 def seed_db(scores: int) -> None:
-    """Fill the database with believable scores and a few counters."""
+    """Add believable scores and a few counters."""
     seconds = seeds.sow(scores)
     click.echo(f"{scores} scores in {seconds:.1f} s, {scores / seconds:.0f} each second.")
 
 
 @cli.command("import_scores")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
-@click.option("--format", "format_name", type=click.Choice(["csv", "jsonl"]))
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(["csv", "jsonl"]),
+    help="Where the name of FILE does not tell it.",
+)
 @click.option("--skip-invalid", is_flag=True, help="Leave bad lines in FILE.rejected.")
 def import_scores(file: str, format_name: str | None, skip_invalid: bool) -> None:
-    """Import scores or answers from FILE (.csv, .jsonl, also .gz; - is stdin), all or none."""
+    """Import scores or answers from FILE, all or none.
+
+    FILE ends with .csv or .jsonl, and .gz where it is compressed; - is what comes in by stdin.
+    docs/transfer.md says what stands in it.
+    """
     sys.exit(transfer.import_scores(file, format_name, skip_invalid=skip_invalid))
 
 
 @cli.command("export_scores")
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
-@click.option("--format", "format_name", type=click.Choice(["csv", "jsonl"]))
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(["csv", "jsonl"]),
+    help="Where the name of FILE does not tell it.",
+)
 def export_scores(file: str, format_name: str | None) -> None:
-    """Export all scores to FILE (.csv, .jsonl, also .gz; - is stdout)."""
+    """Export all scores to FILE.
+
+    FILE ends with .csv or .jsonl, and .gz to compress it; - is stdout.
+    """
     transfer.export_scores(file, format_name)
 
 
 @cli.command("prune_keys")
 def prune_keys() -> None:
-    """Delete idempotency keys that were kept for long enough."""
+    """Delete idempotency keys older than 24 hours."""
     deleted = sum(iter(keys.prune, 0))
     click.echo(f"{deleted} keys deleted.")
 
@@ -115,7 +163,11 @@ def prune_keys() -> None:
 @cli.command("audit")
 @click.option("--repair", is_flag=True, help="Mend what differs; counters keep their values.")
 def audit(repair: bool) -> None:
-    """Hold counters against their ledgers, totals against scores; end with 1 where one differs."""
+    """Check that counters and totals are right.
+
+    Each counter is held against its ledger, and each total against the scores. Ends with 1 where
+    one differs and was not mended.
+    """
     with db.unhurried():
         differing = counters.select_inconsistent()
         differences = totals.select_differences()
@@ -135,12 +187,20 @@ def audit(repair: bool) -> None:
 
 
 @cli.command("issue_token")
-@click.option("--user-id", required=True, type=click.IntRange(1, 2**63 - 1))
+@click.option(
+    "--user-id", required=True, type=click.IntRange(1, 2**63 - 1), help="Whom it speaks for."
+)
 @click.option("--admin", is_flag=True, help="May do everything, for everyone.")
 @click.option("--service", is_flag=True, help="May write for any user.")
-@click.option("--days", default=30.0, show_default=True, type=click.FloatRange(0, 3650))
+@click.option(
+    "--days",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(0, 3650),
+    help="How long it counts.",
+)
 def issue_token(user_id: int, admin: bool, service: bool, days: float) -> None:
-    """Print a token of ours."""
+    """Print a token to call the API with."""
     user = User(user_id, is_admin=admin, is_service=service)
     click.echo(current_app.extensions["tokens"].issue(user, days))
 

@@ -23,8 +23,6 @@ from apiflask import APIFlask
 from granian.constants import Interfaces
 from granian.log import LogLevels
 from granian.server import Server
-from psycopg2.errors import InsufficientPrivilege
-from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from werkzeug.serving import run_simple
 from werkzeug.utils import import_string
 
@@ -144,7 +142,7 @@ def run(app: Service) -> None:
 
 def _prepare(app: APIFlask) -> None:
     """Migrate the database, and tell the processes to come where it is: they start none."""
-    _migrate(app)
+    migration.upgrade()
     postgres.refuse_too_few_connections(app.extensions["settings"])
     for warning in durability.warnings():
         app.logger.warning(warning)
@@ -155,30 +153,6 @@ def _prepare(app: APIFlask) -> None:
         name = "DATABASE_TEST_URL" if app.testing else "DATABASE_URL"
         os.environ[name] = embedded.url.render_as_string(hide_password=False)
     os.environ["SECRET_KEY"] = app.extensions["settings"].secret_key
-
-
-def _migrate(app: APIFlask) -> None:
-    """Bring the schema up to date; raise SettingError where PostgreSQL does not let us."""
-    name = "DATABASE_TEST_URL" if app.testing else "DATABASE_URL"
-    try:
-        db.engine.connect().close()
-        migration.upgrade()
-    except OperationalError as error:
-        raise SettingError(
-            f"The database of {name} cannot be used; is it running, and is the URL right? "
-            f"PostgreSQL says: {_first_line(error)}"
-        ) from None
-    except ProgrammingError as error:
-        if not isinstance(error.orig, InsufficientPrivilege):
-            raise
-        raise SettingError(
-            f"The user of {name} may not change the schema; make it the owner of the database. "
-            f"PostgreSQL says: {_first_line(error)}"
-        ) from None
-
-
-def _first_line(error: DBAPIError) -> str:
-    return str(error.orig).strip().split("\n")[0]
 
 
 def _collect_metrics() -> None:

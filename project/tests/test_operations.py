@@ -153,7 +153,7 @@ class TestStart(TestCase):
 
         line = self.sentence(url.render_as_string(hide_password=False))
 
-        self.assertRegex(line, "DATABASE_URL may not change the schema.*permission denied")
+        self.assertRegex(line, "DATABASE_URL may not do that.*permission denied")
 
 
 def libpq(url: str, database: str = "postgres") -> str:
