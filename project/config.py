@@ -120,6 +120,14 @@ def _is_guessable(secret: str) -> bool:
     return copied or len(set(secret)) < FEWEST_CHARACTERS
 
 
+def _refuse_guessable(name: str, *secrets: str) -> None:
+    if any(_is_guessable(secret) for secret in secrets):
+        raise SettingError(
+            f"The setting {name} is wrong: it can be guessed; draw one, say with "
+            "`openssl rand -hex 32`."
+        )
+
+
 def _fallbacks(text: str) -> list[str]:
     return [_long_enough(secret.strip()) for secret in text.split(",") if secret.strip()]
 
@@ -187,11 +195,9 @@ class Settings(BaseModel):
             settings = cls.model_validate(said)
         except ValidationError as error:
             raise SettingError(_sentence(error, testing=config["TESTING"])) from None
-        if not settings.self_sufficient and _is_guessable(settings.secret_key):
-            raise SettingError(
-                "The setting SECRET_KEY is wrong: it can be guessed; draw one, say with "
-                "`openssl rand -hex 32`."
-            )
+        if not settings.self_sufficient:
+            _refuse_guessable("SECRET_KEY", settings.secret_key)
+            _refuse_guessable("SECRET_KEY_FALLBACKS", *settings.secret_key_fallbacks)
         return settings
 
 
