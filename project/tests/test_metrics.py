@@ -230,7 +230,7 @@ class TestWorkers(TestCase):
         cls.postgres = Postgres()
         cls.addClassCleanup(cls.postgres.stop)
         cls.folder = Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
-        cls.service = Service(cls.postgres, workers=2, TMPDIR=str(cls.folder))
+        cls.service = Service(cls.postgres, WORKERS="2", TMPDIR=str(cls.folder))
         cls.addClassCleanup(cls.service.stop)
 
     def told(self):

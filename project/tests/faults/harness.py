@@ -83,7 +83,8 @@ class Service:
             "WORKERS": str(WORKERS),
             "THREADS": "32",
             "PORT": str(self.port),
-        } | environment  # fmt: skip
+            **environment,
+        }
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed by stop()
         self.start()
 
