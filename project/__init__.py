@@ -156,5 +156,6 @@ def _connect(app: Service, settings: Settings) -> None:
     app.extensions["autocommit_engine"] = postgres.autocommit_engine(url, options, settings.threads)
     db.init_app(app)
     with app.app_context():
-        postgres.distrust_idle_connections(db.engine)
-        postgres.distrust_idle_connections(db.autocommit_engine)
+        for engine in (db.engine, db.autocommit_engine):
+            postgres.connect_as_told(engine, settings)
+            postgres.distrust_idle_connections(engine)

@@ -146,11 +146,7 @@ class Database(SQLAlchemy):
 
 
 def _lift_timeouts(connection: Any, *_: Any) -> None:
-    with connection.cursor() as cursor:
-        for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
-            cursor.execute(f"SET {name} = 0")
-        if not connection.autocommit:
-            connection.commit()
+    connection.lift_timeouts()
 
 
 db = Database(metadata=MetaData(naming_convention=NAMES))

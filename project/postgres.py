@@ -12,11 +12,11 @@ from threading import Lock
 from typing import Any
 
 import psycopg2
-from psycopg2.extensions import connection as Connection  # noqa: N812  it is a class
 from sqlalchemy import URL, Engine, create_engine, event, text
 from sqlalchemy.exc import DisconnectionError
 
 from project.config import SettingError, Settings
+from project.connection import Connection, open_connection
 from project.extensions import db
 
 try:
@@ -31,7 +31,15 @@ try:
 except ImportError:  # not in the production image
     PostgresServer = object
 
-CONNECT_SECONDS = 2
+CONNECT_ARGUMENTS: dict[str, Any] = {
+    "connect_timeout": 2,  # seconds
+    "application_name": "eval-service",
+    # PostgreSQL may vanish without a word.
+    "keepalives_idle": 5,
+    "keepalives_interval": 1,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 5000,
+}
 POOL_SECONDS = 2
 # How many transactions of several statements a process has at once. Most come from the
 # combiners, which have one each.
@@ -47,8 +55,7 @@ ORPHANS_SECONDS = 10
 CONNECTIONS = text("""
     SELECT current_setting('max_connections')::int
            - current_setting('superuser_reserved_connections')::int
-           - coalesce(current_setting('reserved_connections', true)::int, 0),
-           pg_backend_pid()
+           - coalesce(current_setting('reserved_connections', true)::int, 0)
 """)
 
 EMBEDDED_SETTINGS = """
@@ -216,16 +223,14 @@ def engine_options(settings: Settings, server: EmbeddedPostgres | None) -> dict[
         "pool_timeout": POOL_SECONDS,
         "pool_use_lifo": True,
     }
-    arguments = _connect_arguments(settings)
     if server is None:
-        return options | {"connect_args": arguments}
+        return options | {"connect_args": CONNECT_ARGUMENTS}
+    session = _session_settings(settings)
 
     def connect() -> Connection:
         url = server.url
-        opened: Connection = psycopg2.connect(
-            host=url.query["host"], user=url.username, dbname=url.database, **arguments
-        )
-        return opened
+        host, user, database = url.query["host"], url.username, url.database
+        return open_connection(session, host=host, user=user, dbname=database, **CONNECT_ARGUMENTS)
 
     return options | {"creator": connect}
 
@@ -233,14 +238,13 @@ def engine_options(settings: Settings, server: EmbeddedPostgres | None) -> dict[
 def refuse_too_few_connections(settings: Settings) -> None:
     """Raise SettingError where PostgreSQL has fewer connections than the workers may open.
 
-    A pooler in between shares few among many, and is no reason; it gives its clients another
-    number for their server process than that has.
+    A pooler in between shares few among many, and is no reason.
     """
     with db.engine.connect() as connection:
         driver: Any = connection.connection.dbapi_connection
-        allowed, server_pid = connection.execute(CONNECTIONS).one()
+        allowed = connection.execute(CONNECTIONS).scalar_one()
     needed = settings.workers * (settings.threads + TRANSACTIONS)
-    if driver.info.backend_pid == server_pid and needed > allowed:
+    if not driver.is_pooled and needed > allowed:
         raise SettingError(
             f"WORKERS ({settings.workers}) times THREADS ({settings.threads}) + {TRANSACTIONS} "
             f"makes {needed} connections, but PostgreSQL allows {allowed}: "
@@ -248,21 +252,30 @@ def refuse_too_few_connections(settings: Settings) -> None:
         )
 
 
-def _connect_arguments(settings: Settings) -> dict[str, Any]:
-    """Return libpq's parameters: nothing waits for long, and times come in UTC."""
+def _session_settings(settings: Settings) -> dict[str, str]:
+    """Return what PostgreSQL is told of a session: nothing waits for long, times come in UTC."""
     milliseconds = round(settings.statement_timeout_seconds * 1000)
     # Who waits for a lock gives up first, so that the one who holds it is not blamed.
     lock_milliseconds = min(1000, milliseconds // 2)
     return {
-        "connect_timeout": CONNECT_SECONDS,
-        "application_name": "eval-service",
-        "options": f"-c statement_timeout={milliseconds} -c lock_timeout={lock_milliseconds}"
-        f" -c idle_in_transaction_session_timeout={2 * milliseconds} -c timezone=UTC",
-        "keepalives_idle": 5,
-        "keepalives_interval": 1,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 5000,
+        "statement_timeout": str(milliseconds),
+        "lock_timeout": str(lock_milliseconds),
+        "eval.lock_timeout": str(lock_milliseconds),  # what it is again after a shorter one
+        "idle_in_transaction_session_timeout": str(2 * milliseconds),
+        "timezone": "UTC",
     }
+
+
+def connect_as_told(engine: Engine, settings: Settings) -> None:
+    """Have connections opened with the settings of a session, also behind a pooler."""
+    session = _session_settings(settings)
+
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: Any, record: Any, _arguments: Any, parameters: Any) -> Connection:
+        connection = open_connection(session, **parameters)
+        if connection.is_pooled:
+            record.info["forgets"] = True
+        return connection
 
 
 def distrust_idle_connections(engine: Engine) -> None:

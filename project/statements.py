@@ -1,9 +1,9 @@
 """Statements as they go to PostgreSQL: SQL with named values, planned once by each connection.
 
 To parse and plan a statement of ours takes PostgreSQL longer than to run it. So a connection
-prepares a statement when it first runs it, and names it from then on. Behind a pooler the
-connection to PostgreSQL may be another one each time and not know the name; then the statement
-is sent as it is.
+prepares a statement when it first runs it, and names it from then on. Where a pooler stands
+between (see `project.connection`), or a name is not known after all, the connection forgets, and
+the statement is sent as it is.
 """
 
 import hashlib

@@ -36,7 +36,10 @@ CLAIM = Statement(
     fingerprints="bytea[]",
 )
 
-PATIENT_AGAIN = Statement("SET LOCAL lock_timeout TO DEFAULT")
+# Not TO DEFAULT, which behind a pooler would be PostgreSQL's own.
+PATIENT_AGAIN = Statement(
+    "SELECT set_config('lock_timeout', current_setting('eval.lock_timeout'), true)"
+)
 
 SELECT = Statement(
     """

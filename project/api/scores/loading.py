@@ -430,9 +430,9 @@ def tidy() -> None:
     connection: Any = db.autocommit_engine.raw_connection()
     connection.detach()  # its settings are not those of the pool from here on
     try:
-        with connection.cursor() as cursor:
-            cursor.execute("SET statement_timeout = 0")
-            cursor.execute("SET lock_timeout = 0")
+        connection.dbapi_connection.lift_timeouts()
+        # VACUUM has to come alone, and so not with settings for a pooler.
+        with connection.cursor(cursor_factory=psycopg2.extensions.cursor) as cursor:
             cursor.execute(TIDY)
     finally:
         connection.close()
