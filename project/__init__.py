@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from limits.errors import ConfigurationError
+from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.utils import import_string
 
 from project import config, pages, postgres
@@ -113,6 +114,7 @@ def create_app(configuration: str | type | None = None) -> Service:
     app.register_blueprint(scores_blueprint)
     app.register_blueprint(counter_blueprint)
     app.register_blueprint(dashboard_blueprint)
+    _trust_proxies(app, settings.trusted_proxies)
     return app
 
 
@@ -130,6 +132,15 @@ def _settings(app: Service, configuration: str | type) -> Settings:
     for name in ("SECRET_KEY", "RATELIMIT_STORAGE_URI"):
         app.config[name] = None  # the settings know it, and do not show it; the config would
     return settings
+
+
+def _trust_proxies(app: Service, count: int) -> None:
+    """Take the caller's address and scheme from what the last `count` proxies say they are.
+
+    What stands before that in X-Forwarded-For was said by the caller, and is not looked at.
+    """
+    if count:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=count, x_proto=count)  # type: ignore[method-assign]
 
 
 def _anonymous_limit(settings: Settings) -> AnonymousLimit:

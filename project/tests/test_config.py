@@ -127,6 +127,37 @@ class TestDatabaseUrl(TestCase):
             app_with(TestingConfig, SQLALCHEMY_DATABASE_URI="mysql://localhost")
 
 
+class TestTrustedProxies(TestCase):
+    """An app that allows an address one increment; nothing of it is written, without a database."""
+
+    def statuses(self, proxies, *forwarded):
+        client = app_with(TRUSTED_PROXIES=proxies, ANONYMOUS_LIMIT="1/hour").test_client()
+        path = "/counters/public:visits/increment"
+        with self.assertLogs():  # that there is no database
+            return [
+                client.post(path, json={}, headers={"X-Forwarded-For": addresses}).status_code
+                for addresses in forwarded
+            ]
+
+    def test_are_none_where_nobody_says(self):
+        """Who says that it comes from elsewhere is counted where it comes from."""
+        self.assertEqual(self.statuses("0", "10.0.0.1", "10.0.0.2"), [503, 429])
+
+    def test_tell_whose_request_it_is(self):
+        self.assertEqual(self.statuses("1", "10.0.0.1", "10.0.0.2", "10.0.0.1"), [503, 503, 429])
+
+    def test_are_believed_no_further_than_they_reach(self):
+        """The last address is the proxy's word, those before it are the caller's."""
+        forged = ("6.6.6.6, 10.0.0.1", "7.7.7.7, 10.0.0.1", "10.0.0.1, 10.0.0.2")
+
+        self.assertEqual(self.statuses("1", *forged), [503, 429, 503])
+
+    def test_may_be_several(self):
+        forged = ("6.6.6.6, 10.0.0.1, 192.0.2.1", "7.7.7.7, 10.0.0.1, 192.0.2.2")
+
+        self.assertEqual(self.statuses("2", *forged), [503, 429])
+
+
 class TestSettings(TestCase):
     def assert_named(self, name, word, base=ProductionConfig, **settings):
         """Assert that the start stops with one sentence that names the setting."""
@@ -172,6 +203,8 @@ class TestSettings(TestCase):
                 ("PORT", "0"),
                 ("PORT", "65536"),
                 ("PORT", "http"),
+                ("TRUSTED_PROXIES", "nginx"),
+                ("TRUSTED_PROXIES", "-1"),
                 ("LOG_LEVEL", "LOUD"),
                 ("STATEMENT_TIMEOUT_SECONDS", "soon"),
                 ("STATEMENT_TIMEOUT_SECONDS", "0"),
