@@ -4,10 +4,20 @@ set -eu
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 . "$here/scripts/venv.sh"
 
+# Set $compose to Docker Compose, version 2 or docker-compose 1.29.
+find_compose() {
+    for compose in "docker compose" docker-compose; do
+        if $compose version >/dev/null 2>&1; then
+            return
+        fi
+    done
+    stop "This needs Docker with Compose (docker compose, or docker-compose 1.29), and found none."
+}
+
 case "${1:-}" in
     -h | --help)
         cat <<'END'
-Usage: sh test.sh [-v] [-j N] [PLACE…]
+Usage: sh test.sh [--docker] [-v] [-j N] [PLACE…]
 
 Runs the tests, all of them or those in the places named: folders or files, as seen from the root
 of the project, or dotted names. -v names each test. -j, or --jobs, says in how many processes;
@@ -17,13 +27,24 @@ without it they are as many as there are CPUs. Exits with 0 when all of them pas
   sh test.sh project/tests/scores
   sh test.sh project/tests/test_users.py
   sh test.sh -v project.tests.test_users
+  sh test.sh --docker
 
 Needs Python 3.11 or newer, and the internet the first time: makes .venv as run.sh does. The
 tests start a PostgreSQL of their own and throw it away; with DATABASE_TEST_URL they use that one
 instead, in one process, and EMPTY it.
 PYTHON names the Python to make .venv with, where the newest one found is not the one wanted.
+
+With --docker it needs Docker and nothing else: the tests run in the containers of
+docker-compose.yml, on the database eval_test of eval-db.
 END
         exit 0
+        ;;
+    --docker)
+        shift
+        cd "$here"
+        find_compose
+        $compose build eval-service eval-db
+        exec $compose run --rm eval-service python manage.py test "$@"
         ;;
 esac
 
