@@ -19,7 +19,15 @@ from project.api.idempotency import queries as keys
 from project.api.scores import loading
 from project.config import ProductionConfig
 from project.statements import Statement
-from project.tests.faults.harness import SECRET, Books, Client, FaultTestCase, Postgres, load
+from project.tests.faults.harness import (
+    SECRET,
+    Books,
+    Client,
+    FaultTestCase,
+    Postgres,
+    Service,
+    load,
+)
 from project.tests.processes import free_port, wait_until
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
@@ -91,10 +99,15 @@ class PoolerTestCase(FaultTestCase):
         cls.pooler = PgBouncer(cls.postgres, ignored=cls.ignored)
         cls.addClassCleanup(cls.pooler.stop)
 
+    def drop_everything(self):
+        self.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+
 
 class TestService(PoolerTestCase):
     def test_counts_exactly(self):
-        service = self.serve(DATABASE_URL=self.pooler.url)
+        self.drop_everything()
+        service = Service(self.pooler)
+        self.addCleanup(service.stop)
 
         with (
             load(service, 16, name="hot") as books,
@@ -112,7 +125,9 @@ class TestService(PoolerTestCase):
         self.assertLessEqual(most, SHARED + 2)
 
     def test_answers_again_when_postgres_does(self):
-        service = self.serve(DATABASE_URL=self.pooler.url)
+        self.drop_everything()
+        service = Service(self.pooler)
+        self.addCleanup(service.stop)
         books = Books()
         client = Client(service.port, books, name="keyed", keys=True)
 
@@ -134,7 +149,7 @@ class ConnectionsTestCase(PoolerTestCase):
     """A test of the connections of an app, whose pooler gives each transaction another."""
 
     def setUp(self):
-        self.empty()
+        self.drop_everything()
         known = {"SQLALCHEMY_DATABASE_URI": self.pooler.url, "SECRET_KEY": SECRET}
         known |= {"CORS_ORIGINS": "*", "STATEMENT_TIMEOUT_SECONDS": "0.2"}
         app = create_app(type("PooledConfig", (ProductionConfig,), known))
