@@ -242,6 +242,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave the containers")
     keep = parser.parse_args().keep
     stack = Stack()
+    stack.compose("down", "--volumes")  # what another run may have left
     stack.compose("build", "--quiet")
     try:
         for trial in TRIALS:
