@@ -84,12 +84,13 @@ class Database(SQLAlchemy):
 
     def read(self, statement: Statement, **values: Any) -> list[Any]:
         """Return the rows of one statement that reads, in one round trip."""
-        connection = self.autocommit_engine.raw_connection()
+        engine = self.autocommit_engine
+        connection = engine.raw_connection()
         try:
             return statement.run(connection, **values)
         except psycopg2.Error as error:
             if not _was_rolled_back(error):
-                connection.invalidate(error)
+                _discard(connection, engine, error)
             raise
         finally:
             connection.close()  # back to the pool
@@ -110,7 +111,7 @@ class Database(SQLAlchemy):
         except psycopg2.Error as error:
             if _was_rolled_back(error):
                 raise
-            connection.invalidate(error)
+            _discard(connection, engine, error)
             raise OutcomeUnknown from error
         finally:
             connection.close()  # back to the pool, which rolls back what was not committed
@@ -143,6 +144,12 @@ class Database(SQLAlchemy):
             for engine in engines:
                 event.remove(engine, "checkout", _lift_timeouts)
                 engine.dispose()  # the next connections have their timeouts again
+
+
+def _discard(connection: PoolProxiedConnection, engine: Engine, error: psycopg2.Error) -> None:
+    """Throw a lost connection away, and with it those that are idle: they are as old."""
+    connection.invalidate(error)
+    engine.dispose()
 
 
 def _lift_timeouts(connection: Any, *_: Any) -> None:
