@@ -97,6 +97,7 @@
   const button = byId("pause");
   const whole = { address: location.href, etag: null };
   const brief = { address: `${location.pathname}?${briefly()}`, etag: null };
+  let asking = false;
   let paused = false;
   let pause = PAUSE_MS;
   let timer = null;
@@ -114,14 +115,18 @@
     if (byId("state").textContent !== text) byId("state").textContent = text;
   }
 
+  // Returns whether anything was another.
   function take(page) {
+    let changed = false;
     for (const old of document.querySelectorAll("[data-live]")) {
       const now = page.getElementById(old.id);
       if (!now || now.innerHTML === old.innerHTML) continue;
       mark(old, now);
       old.replaceChildren(...now.childNodes);
       if (old.id === "activity") chart.setData(series());
+      changed = true;
     }
+    return changed;
   }
 
   // Figures that have moved show it for a moment.
@@ -143,13 +148,16 @@
     });
     if (answer.status === 304) return;
     if (answer.status !== 200) throw new Error(`answered ${answer.status}`);
-    take(new DOMParser().parseFromString(await answer.text(), "text/html"));
+    const changed = take(new DOMParser().parseFromString(await answer.text(), "text/html"));
+    // What is shown now is of this one, so a 304 of the other would not mean that it is so still.
+    if (changed) whole.etag = brief.etag = null;
     page.etag = answer.headers.get("ETag");
   }
 
   async function look() {
+    if (asking || paused || document.hidden) return;
     clearTimeout(timer);
-    if (paused || document.hidden) return;
+    asking = true;
     const began = performance.now();
     const page = began < wholeIsDueAt ? brief : whole;
     try {
@@ -161,8 +169,9 @@
       if (!paused) say("live", "Live");
     } catch {
       pause = Math.min(2 * pause, LONGEST_PAUSE_MS);
-      say("away", "No answer, trying again");
+      if (!paused) say("away", "No answer, trying again");
     }
+    asking = false;
     timer = setTimeout(look, pause);
   }
 
