@@ -112,9 +112,7 @@ class TestAnyRequest(BaseTestCase):
             "wsgi.run_once": False,
         } | {f"HTTP_{name}": value for name, value in (fields or {}).items()}
         told = []
-        parts = self.app.wsgi_app(
-            environ, lambda status, fields, _=None: told.append((status, fields))
-        )
+        parts = self.app(environ, lambda status, fields, _=None: told.append((status, fields)))
         try:
             sent = b"".join(parts)
         finally:
