@@ -32,6 +32,10 @@ RUN pip uninstall --yes --quiet --root-user-action=ignore pip \
         --shell /usr/sbin/nologin eval
 COPY --from=build /venv /venv
 COPY --from=build /app /app
+WORKDIR /app
+# The standard library comes without bytecode, and each process would compile it anew: so what
+# the service imports of it is compiled here.
+RUN /venv/bin/python -c "import manage"
 
 ENV APP_SETTINGS=project.config.ProductionConfig \
     HOST=0.0.0.0 \
@@ -39,7 +43,6 @@ ENV APP_SETTINGS=project.config.ProductionConfig \
     PORT=5000 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
-WORKDIR /app
 USER 10001
 EXPOSE 5000
 # That the process lives; it asks no database, for whose sake nothing should be restarted.
