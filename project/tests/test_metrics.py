@@ -6,6 +6,7 @@ import re
 import tempfile
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from unittest import TestCase
 
@@ -250,7 +251,10 @@ class TestWorkers(TestCase):
         return sorted(path.name for path in self.folder.glob("eval-metrics-*/*"))
 
     def living(self):
-        return self.told()[key("eval_workers")]
+        """Return how many workers there are by what they say, 0 while none takes a connection."""
+        with suppress(OSError):
+            return self.told()[key("eval_workers")]
+        return 0
 
     def test_are_summed_up_and_lose_nothing_when_one_is_killed(self):
         """Neither do files gather, nor do the dead go on to be counted among the living."""
