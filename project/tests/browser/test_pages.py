@@ -10,10 +10,6 @@ from project.tests.utils import add_counter, add_score
 from project.users import User
 
 MOVES_WITHIN_SECONDS = 2
-PAINTS_WITHIN_MS = 500
-# A busy machine is late at times; a page that is slow is so every time.
-TRIES = 5
-PAINTED = """performance.getEntriesByName("first-contentful-paint").map((it) => it.startTime)"""
 
 
 class TestHome(BrowserTestCase):
@@ -196,26 +192,20 @@ class TestDashboard(BrowserTestCase):
                 page.set_viewport_size({"width": width, "height": 800})
 
                 # The chart is drawn anew a moment after the window has its width.
-                page.wait_for_function(f"document.documentElement.scrollWidth <= {width}")
+                wait_until(
+                    lambda most=width: page.evaluate("document.documentElement.scrollWidth") <= most
+                )
                 self.assert_accessible(page)
 
-    def test_is_painted_at_once_and_weighs_little(self):
-        painted = []
-        for _ in range(TRIES):
-            page = self.open("/dashboard")
-            page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
-            painted.append(
-                page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
-            )
-            if painted[-1] < PAINTS_WITHIN_MS:
-                break
+    def test_weighs_little(self):
+        page = self.open("/dashboard")
+
         loaded = page.evaluate("""() => [
             ...performance.getEntriesByType("navigation"),
             ...performance.getEntriesByType("resource").filter(
                 (entry) => entry.initiatorType !== "fetch"),
         ].reduce((sum, entry) => sum + entry.transferSize, 0)""")
 
-        self.assertLess(min(painted), PAINTS_WITHIN_MS)
         self.assertLess(loaded, 100_000)
 
 
