@@ -37,7 +37,7 @@ SHARED = 4
 
 INI = """
 [databases]
-* = host={host} user={user}
+* = host={host} port={behind} user={user}
 [pgbouncer]
 user = {owner}
 listen_addr = 127.0.0.1
@@ -62,6 +62,8 @@ class PgBouncer:
         host = str(behind.query["host"])
         # It refuses to run as root, and has to reach the socket.
         said = {"host": host, "user": behind.username, "owner": Path(host).owner()}
+        with closing(psycopg2.connect(host=host, user=behind.username)) as connection:
+            said["behind"] = connection.info.port  # which PGPORT may have said
         ini.write_text(INI.format(**said, port=port, shared=SHARED, ignored=ignored))
         self._process = subprocess.Popen([PGBOUNCER, "-q", ini])
         wait_until(self._answers)
