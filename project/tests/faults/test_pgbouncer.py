@@ -66,7 +66,11 @@ class PgBouncer:
             said["behind"] = connection.info.port  # which PGPORT may have said
         ini.write_text(INI.format(**said, port=port, shared=SHARED, ignored=ignored))
         self._process = subprocess.Popen([PGBOUNCER, "-q", ini])
-        wait_until(self._answers)
+        try:
+            wait_until(self._answers)
+        except BaseException:
+            self.stop()
+            raise
 
     def _answers(self) -> bool:
         with (
