@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
 from flask import Response, make_response, render_template, request
+from werkzeug.exceptions import NotFound
 from werkzeug.security import safe_join
 
-from project.api.errors import NotFound
 from project.app import PlainResponse, Service
 
 View = TypeVar("View", bound=Callable[..., Any])
