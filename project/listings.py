@@ -9,29 +9,30 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
+import orjson
+
 from project.extensions import db
 from project.statements import Statement
 
-# `page` holds one row more than is shown, which tells whether there is a page behind this one.
-# Its version (RFC 9110, section 8.8.3) is a hash of its rows, each with its number as the seed, so
-# that their order counts.
-LISTING = """
-    WITH page AS ({rows}),
-    version AS (
-        SELECT to_hex(coalesce(bit_xor(hash_record_extended(row, number)), 0)) || '-' || count(*)
-               AS etag,
-               count(*) > :limit AS has_next
-          FROM (SELECT page AS row, row_number() OVER () AS number FROM page) AS numbered
-    )
-    SELECT etag,
+# Between two rows; no row has a line break of its own.
+SEPARATOR = ",\n"
+# The version of a page (RFC 9110, section 8.8.3) is a hash of its rows, in any order: a list
+# shows what it is sorted by, so the same rows are in the same order.
+ETAG = "to_hex(coalesce(bit_xor(hash_record_extended(page, 0)), 0)) || '-' || count(*)"
+JSON = f"coalesce(string_agg(CAST(row_to_json(page) AS text), '{SEPARATOR}'), '')"
+
+LISTING = f"""
+    SELECT {ETAG} AS etag, count(*) AS count, {JSON} AS rows
+      FROM ({{rows}}) AS page
+"""
+# For callers who have seen it before. That costs all others a look at each row more.
+LISTING_UNLESS_KNOWN = f"""
+    WITH page AS ({{rows}}),
+    version AS (SELECT {ETAG} AS etag, count(*) AS count FROM page)
+    SELECT etag, count,
            CASE WHEN NOT ARRAY[etag, '*'] && CAST(:known AS text[]) THEN
-               (SELECT '[' || coalesce(string_agg(CAST(row_to_json(shown) AS text), ','), '') || ']'
-                  FROM (SELECT * FROM page LIMIT :limit) AS shown)
-           END AS rows,
-           CASE WHEN has_next THEN
-               (SELECT row_to_json(last)
-                  FROM (SELECT * FROM page LIMIT 1 OFFSET :limit - 1) AS last)
-           END AS last
+               (SELECT {JSON} FROM page)
+           END AS rows
       FROM version
 """
 
@@ -47,14 +48,22 @@ class Listing(NamedTuple):
 
 
 @cache
-def _listing(rows: str) -> Statement:
-    return Statement(LISTING.format(rows=rows))
+def _statement(template: str, rows: str) -> Statement:
+    return Statement(template.format(rows=rows))
 
 
 def read(rows: str, *, limit: int, known: Sequence[str], **values: Any) -> Listing:
     """Return the first `limit` rows that a statement gives, which should give one more.
 
-    `known` are the ETags of what the caller has; * is any.
+    That one tells whether there is a page behind this one. `known` are the ETags of what the
+    caller has; * is any.
     """
-    [row] = db.read(_listing(rows), limit=limit, known=list(known), **values)
-    return Listing(row.etag, row.rows, row.last)
+    template = LISTING_UNLESS_KNOWN if known else LISTING
+    [page] = db.read(_statement(template, rows), limit=limit, known=list(known), **values)
+    if page.rows is None:
+        return Listing(page.etag, None, None)
+    shown, last = page.rows, None
+    if page.count > limit:
+        shown, _, _ = shown.rpartition(SEPARATOR)
+        last = orjson.loads(shown.rpartition(SEPARATOR)[2])
+    return Listing(page.etag, f"[{shown}]", last)
