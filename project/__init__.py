@@ -161,12 +161,15 @@ def _connect(app: Service, settings: Settings) -> None:
         server = postgres.embedded(settings, Path(app.instance_path))
     url = settings.postgres_url or "postgresql+psycopg2://"
     options = postgres.engine_options(settings, server)
+    watchdog = postgres.watchdog(settings, server)
     app.config["SQLALCHEMY_DATABASE_URI"] = url
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = options
     app.extensions["embedded_postgres"] = server
+    app.extensions["watchdog"] = watchdog
     app.extensions["autocommit_engine"] = postgres.autocommit_engine(url, options, settings.threads)
     db.init_app(app)
     with app.app_context():
         for engine in (db.engine, db.autocommit_engine):
             postgres.connect_as_told(engine, settings)
-            postgres.distrust_idle_connections(engine)
+            watchdog.guard(engine)
+            postgres.distrust_idle_connections(engine, watchdog)

@@ -61,6 +61,12 @@ class Statement(Protocol):
         """Return the rows."""
 
 
+def _borrow(engine: Engine) -> PoolProxiedConnection:
+    """Return a connection of the pool; raise OperationalError at once while PostgreSQL hangs."""
+    current_app.extensions["watchdog"].refuse_while_it_hangs()
+    return engine.raw_connection()
+
+
 class Database(SQLAlchemy):
     """Flask-SQLAlchemy, and the two ways by which a query reaches PostgreSQL.
 
@@ -85,7 +91,7 @@ class Database(SQLAlchemy):
     def read(self, statement: Statement, **values: Any) -> list[Any]:
         """Return the rows of one statement that reads, in one round trip."""
         engine = self.autocommit_engine
-        connection = engine.raw_connection()
+        connection = _borrow(engine)
         try:
             return statement.run(connection, **values)
         except psycopg2.Error as error:
@@ -103,7 +109,7 @@ class Database(SQLAlchemy):
         Raise OutcomeUnknown where PostgreSQL is lost once the block has begun.
         """
         engine = self.autocommit_engine if one_statement else self.engine
-        connection = engine.raw_connection()
+        connection = _borrow(engine)
         try:
             yield connection
             if not one_statement:

@@ -13,11 +13,13 @@ from typing import Any
 
 import psycopg2
 from sqlalchemy import URL, Engine, create_engine, event, text
+from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlalchemy.exc import DisconnectionError
 
 from project.config import SettingError, Settings
 from project.connection import Connection, open_connection
 from project.extensions import db
+from project.watchdog import Watchdog
 
 try:
     with warnings.catch_warnings():
@@ -47,6 +49,10 @@ TRANSACTIONS = 8
 # A connection that has been idle for longer is tried before it is handed out: the server may
 # have been restarted since. Trying it every time would cost each request a round trip.
 TRUSTED_IDLE_SECONDS = 1.0
+
+DIALECT: Any = PGDialect_psycopg2()  # type: ignore[no-untyped-call]
+# By how much PostgreSQL may be late to end a statement that has had its time.
+LATE_SECONDS = 0.25
 
 # How long the children of a killed server may take to notice.
 ORPHANS_SECONDS = 10
@@ -105,6 +111,10 @@ class _Server(PostgresServer):  # type: ignore[misc]
             arguments = ("-w", "-o", options, "-l", str(self.log), "-D", str(self.pgdata), "start")
             pgexec("pg_ctl", arguments, bin_path=self.bin_path, user=self.system_user)
         super().ensure_postgres_running()
+
+    def is_running(self) -> bool:
+        """Return whether the server that was started is there."""
+        return _is_postgres_of(self.pgdata, self.get_postmaster_info().pid)
 
     def _forget_the_dead(self) -> None:
         users = self.pgdata / ".handle_pids.json"
@@ -169,6 +179,14 @@ class EmbeddedPostgres:
         return URL.create(
             "postgresql+psycopg2", username="postgres", database="postgres", query={"host": host}
         )
+
+    def keep_running(self) -> bool:
+        """Start the server again where it has died; return whether it had."""
+        with self._lock:
+            if self._server is None or self._server.is_running():
+                return False
+            self._server.start()
+            return True
 
     def _started(self) -> _Server:
         with self._lock:
@@ -278,7 +296,19 @@ def connect_as_told(engine: Engine, settings: Settings) -> None:
         return connection
 
 
-def distrust_idle_connections(engine: Engine) -> None:
+def watchdog(settings: Settings, server: EmbeddedPostgres | None) -> Watchdog:
+    """Return what ends the waiting for this PostgreSQL where it does not answer."""
+
+    def connect() -> Any:
+        url = server.url if server else settings.postgres_url
+        _, place = DIALECT.create_connect_args(url)
+        opened: Any = psycopg2.connect("", async_=True, **place)
+        return opened
+
+    return Watchdog(connect, settings.statement_timeout_seconds + LATE_SECONDS)
+
+
+def distrust_idle_connections(engine: Engine, watchdog: Watchdog) -> None:
     """Have connections tried that were idle for a while, and replaced where they are dead."""
 
     @event.listens_for(engine, "checkin")
@@ -293,4 +323,5 @@ def distrust_idle_connections(engine: Engine) -> None:
         try:
             engine.dialect.do_ping(connection)
         except psycopg2.Error as error:
+            watchdog.refuse_while_it_hangs()
             raise DisconnectionError from error  # the pool opens a new one

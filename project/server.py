@@ -31,6 +31,7 @@ from project.api.idempotency import queries as keys
 from project.app import Service
 from project.config import SettingError, Settings
 from project.extensions import AWAY, db
+from project.seldom import Seldom
 from project.users import User
 
 ROOT = Path(__file__).parent.parent
@@ -76,8 +77,13 @@ def serve(app: APIFlask) -> None:
 
 
 def accompany(app: Service) -> None:
-    """Start what a worker does besides serving: log, measure, tidy up, and end with its parent."""
+    """Start what a worker process does besides serving.
+
+    It logs and measures, looks after PostgreSQL, tidies up, and ends with its parent.
+    """
     _observe(app)
+    app.logger.addFilter(Seldom())
+    app.extensions["watchdog"].start()
     threading.Thread(target=_prune, args=(app,), daemon=True).start()
     threading.Thread(target=_look_around, args=(app,), daemon=True).start()
     threading.Thread(target=_end_with_parent, daemon=True).start()

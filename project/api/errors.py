@@ -282,21 +282,29 @@ def from_database(error: DBAPIError | psycopg2.Error) -> Response:
     # statement took too long; 55P03, 40001 and 40P01: could not get its locks. 25006: read only.
     away = sqlstate is None or sqlstate[:2] in {"08", "53", "57"}
     if away or sqlstate in {"55P03", "40001", "40P01", "25006"}:
-        current_app.logger.warning("PostgreSQL is away: %s", str(cause).strip().split("\n")[0])
+        current_app.logger.warning("PostgreSQL is away: %s", _root_of(error))
         return answer(Unavailable())
     return internal(error)
 
 
 def from_lost_commit(error: OutcomeUnknown | StillUnderway) -> Response:
     """Answer 503 and say that nobody knows whether the write was committed."""
-    current_app.logger.warning("PostgreSQL was lost during a write: %s", error.__cause__)
+    current_app.logger.warning("PostgreSQL was lost during a write: %s", _root_of(error))
     return answer(Unavailable(OUTCOME_UNKNOWN))
 
 
+def _root_of(error: BaseException) -> str:
+    """Return what it all began with, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
 def from_waiting(error: PoolTimeout | Overdue) -> Response:
-    """Answer 503 where no connection, or no place in a batch, became free in time."""
+    """Answer 503 where no connection, or no place in a batch became free in time."""
     if isinstance(error, PoolTimeout):
         POOL_TIMEOUTS.inc()
+    current_app.logger.warning("There are more requests than can be served: %s", _root_of(error))
     return answer(Unavailable())
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,10 +17,11 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import psycopg2
+from sqlalchemy.engine import make_url
 
 from project import create_app, db
 from project.config import TestingConfig
@@ -33,6 +35,13 @@ TOKEN = Tokens(SECRET).issue(User(7, is_service=True), days=1)
 WORKERS = 3
 # How long a client repeats an increment that has a key.
 PERSISTENCE_SECONDS = 20
+# How long a test of a fault goes on once it is over.
+LOAD_SECONDS = 1.0
+# By when every request is answered, and by when all is as before the fault.
+ANSWER_SECONDS = 3.0
+# How long a client may wait for the processor, where the tests themselves keep it busy.
+LATENESS = 0.5
+RECOVERY_SECONDS = 5.0
 
 
 class Postgres:
@@ -52,6 +61,34 @@ class Postgres:
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
+
+    @property
+    def folder(self) -> Path:
+        return self._folder / "postgres"
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Have all its processes hang for as long as the block lasts."""
+        family = [psutil.Process(self.pid)]
+        family += family[0].children(recursive=True)
+        for member in family:
+            member.suspend()
+        try:
+            yield
+        finally:
+            for member in family:
+                member.resume()
+
+    def halt(self) -> None:
+        """Stop it in order, if it runs."""
+        self._embedded._started().stop()
+
+    def is_running(self) -> bool:
+        return self._embedded._started().is_running()
+
+    def restart(self) -> None:
+        self.halt()
+        self.start()
 
     @contextmanager
     def app(self) -> Iterator[None]:
@@ -73,7 +110,7 @@ class Postgres:
 class Service:
     """The service as its users start it: granian, with several workers."""
 
-    def __init__(self, postgres: Postgres, **environment: str) -> None:
+    def __init__(self, postgres: Postgres, **settings: str) -> None:
         self.port = free_port()
         self._environment = os.environ | {
             "APP_SETTINGS": "project.config.ProductionConfig",
@@ -83,7 +120,7 @@ class Service:
             "WORKERS": str(WORKERS),
             "THREADS": "32",
             "PORT": str(self.port),
-            **environment,
+            **settings,
         }
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed by stop()
         self.start()
@@ -168,6 +205,7 @@ class Books:
 
     values: list[int] = field(default_factory=list)
     unknown: int = 0
+    refused: int = 0
     strange: list[tuple[int, Any]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -178,6 +216,10 @@ class Books:
     def note_unknown(self) -> None:
         with self.lock:
             self.unknown += 1
+
+    def note_refused(self) -> None:
+        with self.lock:
+            self.refused += 1
 
     def note_strange(self, status: int, body: Any) -> None:
         with self.lock:
@@ -222,6 +264,7 @@ class Client(threading.Thread):
             self._books.note(body["data"]["value"])
             return True
         if status in {409, 503} and (key or status == 503):
+            self._books.note_refused()
             if "unknown" in body["message"]:
                 self._books.note_unknown()
             time.sleep(0.01)
@@ -262,10 +305,120 @@ def load(
             client.join(30)
 
 
+class Proxy:
+    """What stands between the service and PostgreSQL, and can cut all connections."""
+
+    def __init__(self, postgres: Postgres) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="eval-proxy-")
+        target = make_url(postgres.url)
+        self._target = f"{target.query['host']}/.s.PGSQL.5432"
+        self.url = target.set(query={"host": self._folder.name}).render_as_string(False)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(f"{self._folder.name}/.s.PGSQL.5432")
+        self._listener.listen(256)
+        self._lines: set[socket.socket] = set()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.socket(socket.AF_UNIX)
+                try:
+                    far.connect(self._target)
+                except OSError:
+                    near.close()
+                    continue
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+        self._lines.add(source)
+        with suppress(OSError):
+            while part := source.recv(65536):
+                target.sendall(part)
+        self._lines.discard(source)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_RDWR)
+        source.close()
+
+    def cut(self) -> None:
+        """Break every connection, whatever is on its way."""
+        for line in self._lines.copy():
+            with suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+
+    def stop(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+        self._folder.cleanup()
+
+
+class Visit(NamedTuple):
+    """One question: which, what came, and how long that took."""
+
+    path: str
+    status: int  # 0 where no answer came
+    seconds: float
+
+
+class Visitor(threading.Thread):
+    """Asks one path over and over, each time over a connection of its own."""
+
+    def __init__(self, service: Service, path: str) -> None:
+        super().__init__(daemon=True)
+        self._service, self._path = service, path
+        self.visits: list[Visit] = []
+        self.stopping = threading.Event()
+
+    def run(self) -> None:
+        while not self.stopping.wait(0.05):
+            began = time.monotonic()
+            status = 0
+            with suppress(OSError, http.client.HTTPException, ValueError):
+                status = self._service.get(self._path)[0]
+            self.visits.append(Visit(self._path, status, time.monotonic() - began))
+
+
+@contextmanager
+def visitors(service: Service, *paths: str) -> Iterator[list[Visit]]:
+    """Have each path asked for as long as the block lasts; then give what came."""
+    crew = [Visitor(service, path) for path in paths]
+    visits: list[Visit] = []
+    for visitor in crew:
+        visitor.start()
+    try:
+        yield visits
+    finally:
+        for visitor in crew:
+            visitor.stopping.set()
+        for visitor in crew:
+            visitor.join(30)
+            visits += visitor.visits
+
+
 class FaultTestCase(unittest.TestCase):
     """A test on real processes; the module makes its `postgres`."""
 
     postgres: Postgres
+
+    def report(self, what, seconds):
+        print(f"{what}: {seconds:.2f} s", flush=True)
+
+    def assert_answered(self, visits, *unharmed):
+        """Every visitor was answered in time, with 503 at worst; at `unharmed`, always with 200."""
+        self.assertTrue(visits)
+        for visit in visits:
+            expected = {200} if visit.path in unharmed else {200, 503}
+            self.assertIn(visit.status, expected, visit)
+            self.assertLess(visit.seconds, ANSWER_SECONDS + LATENESS, visit)
+
+    def assert_recovers(self, books, what):
+        """Increments are answered again soon; say after how long."""
+        began, known = time.monotonic(), len(books.values)
+        wait_until(lambda: len(books.values) > known + 10, seconds=RECOVERY_SECONDS)
+        self.report(f"after {what} the next answers took", time.monotonic() - began)
 
     def sql(self, statement):
         connection = psycopg2.connect(self.postgres.url.replace("+psycopg2", ""))
@@ -277,3 +430,44 @@ class FaultTestCase(unittest.TestCase):
     def empty(self):
         tables = ", ".join(table.name for table in db.metadata.sorted_tables)
         self.sql(f"TRUNCATE {tables}; ALTER SEQUENCE scores_id_seq RESTART")
+
+
+class CountsTestCase(FaultTestCase):
+    """One service for all tests; who ends it leaves it to the next to start it again."""
+
+    service: Service
+
+    def setUp(self):
+        if self.service.process.poll() is not None:
+            self.service.start()
+        wait_until(lambda: len(self.service.workers) == WORKERS)
+        self.empty()
+
+    def assert_nothing_lost(self, books, name="hot"):
+        """Without keys: stored is what was answered, and at most what was not answered."""
+        stored = self.service.value(name)
+        self.assertEqual(books.strange, [], self.service.output())
+        self.assertEqual(len(set(books.values)), len(books.values), "a value was given twice")
+        self.assertLessEqual(max(books.values), stored)
+        self.assertLessEqual(len(books.values), stored)
+        self.assertLessEqual(stored, len(books.values) + books.unknown, self.service.output())
+        self.assertTrue(self.service.audit(name)["consistent"])
+
+    def assert_exactly_once(self, books, name="keyed"):
+        """With keys and clients that repeat: each increment happened once."""
+        self.assertEqual(books.strange, [])
+        self.assertEqual(sorted(books.values), list(range(1, len(books.values) + 1)))
+        self.assertEqual(self.service.value(name), len(books.values))
+        self.assertTrue(self.service.audit(name)["consistent"])
+
+    @contextmanager
+    def under_load(self):
+        """Count with and without keys for as long as the block lasts; then look at the books."""
+        with (
+            load(self.service, 16, name="hot") as books,
+            load(self.service, 16, name="keyed", keys=True) as keyed,
+        ):
+            yield books
+            time.sleep(LOAD_SECONDS)
+        self.assert_nothing_lost(books)
+        self.assert_exactly_once(keyed)

@@ -5,11 +5,10 @@ import subprocess
 import sys
 import time
 import unittest
-from contextlib import contextmanager
 from subprocess import PIPE
 
+from project.tests.faults import harness
 from project.tests.faults.harness import (
-    WORKERS,
     Books,
     Client,
     FaultTestCase,
@@ -19,61 +18,15 @@ from project.tests.faults.harness import (
 )
 from project.tests.processes import ROOT, is_alive, wait_until
 
-LOAD_SECONDS = 1.0
-
 
 def setUpModule():
     FaultTestCase.postgres = Postgres()
     unittest.addModuleCleanup(FaultTestCase.postgres.stop)
-    CountsTestCase.service = Service(FaultTestCase.postgres)
-    unittest.addModuleCleanup(CountsTestCase.service.stop)
+    harness.CountsTestCase.service = Service(FaultTestCase.postgres)
+    unittest.addModuleCleanup(harness.CountsTestCase.service.stop)
 
 
-class CountsTestCase(FaultTestCase):
-    """One service for all tests; who ends it leaves it to the next to start it again."""
-
-    service: Service
-
-    def setUp(self):
-        if self.service.process.poll() is not None:
-            self.service.start()
-        wait_until(lambda: len(self.service.workers) == WORKERS)
-        self.empty()
-
-    def assert_nothing_lost(self, books, name="hot"):
-        """Without keys: stored is what was answered, and at most what was not answered."""
-        stored = self.service.value(name)
-        self.assertEqual(books.strange, [], self.service.output())
-        self.assertEqual(len(set(books.values)), len(books.values), "a value was given twice")
-        self.assertLessEqual(max(books.values), stored)
-        self.assertLessEqual(len(books.values), stored)
-        self.assertLessEqual(stored, len(books.values) + books.unknown, self.service.output())
-        self.assertTrue(self.service.audit(name)["consistent"])
-
-    def assert_exactly_once(self, books, name="keyed"):
-        """With keys and clients that repeat: each increment happened once."""
-        self.assertEqual(books.strange, [])
-        self.assertEqual(sorted(books.values), list(range(1, len(books.values) + 1)))
-        self.assertEqual(self.service.value(name), len(books.values))
-        self.assertTrue(self.service.audit(name)["consistent"])
-
-    @contextmanager
-    def under_load(self):
-        """Count with and without keys for as long as the block lasts; then look at the books."""
-        with (
-            load(self.service, 16, name="hot") as books,
-            load(self.service, 16, name="keyed", keys=True) as keyed,
-        ):
-            yield books
-            time.sleep(LOAD_SECONDS)
-        self.assert_nothing_lost(books)
-        self.assert_exactly_once(keyed)
-
-    def report(self, what, seconds):
-        print(f"{what}: {seconds:.2f} s", flush=True)
-
-
-class TestManyClients(CountsTestCase):
+class TestManyClients(harness.CountsTestCase):
     def test_gives_each_of_64_clients_on_3_workers_values_of_its_own(self):
         books = Books()
         crew = [Client(self.service.port, books, name="hot", count=40) for _ in range(64)]
@@ -104,7 +57,7 @@ class TestManyClients(CountsTestCase):
             self.assertEqual(self.service.value(f"c{number}"), 240)
 
 
-class TestKilled(CountsTestCase):
+class TestKilled(harness.CountsTestCase):
     def test_worker_costs_nothing_that_was_answered(self):
         before = {worker.pid for worker in self.service.workers}
 
@@ -146,7 +99,7 @@ class TestKilled(CountsTestCase):
         wait_until(lambda: not any(is_alive(worker.pid) for worker in workers), seconds=10)
 
 
-class TestTermination(CountsTestCase):
+class TestTermination(harness.CountsTestCase):
     def test_answers_what_was_committed_and_ends_in_time(self):
         with load(self.service, 32) as books:
             began = time.monotonic()
@@ -160,7 +113,7 @@ class TestTermination(CountsTestCase):
         self.assertTrue(self.service.audit("hot")["consistent"])
 
 
-class TestCrossingBatches(CountsTestCase):
+class TestCrossingBatches(harness.CountsTestCase):
     """Two processes write the same rows in a thousand batches, each in another order."""
 
     def cross(self, what):
