@@ -12,8 +12,9 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from logging import Logger
 from logging.config import dictConfig
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,12 @@ from granian.server import Server
 from werkzeug.serving import run_simple
 from werkzeug.utils import import_string
 
-from project import durability, logs, metrics, migration, postgres
+from project import durability, heartbeats, logs, metrics, migration, postgres
 from project.api.idempotency import queries as keys
 from project.app import Service
 from project.config import SettingError, Settings
 from project.extensions import AWAY, db
+from project.postgres import EmbeddedPostgres
 from project.seldom import Seldom
 from project.users import User
 
@@ -40,6 +42,7 @@ SHOWN = ("static", "templates")
 # How long a worker may finish its requests before it is killed.
 GRACE_SECONDS = 10
 READY_SECONDS = 60
+KEEP_SECONDS = 0.25
 PRUNE_SECONDS = 60
 PRUNE_PAUSE_SECONDS = 0.1
 LOOK_AROUND_SECONDS = 1
@@ -54,12 +57,13 @@ def serve(app: APIFlask) -> None:
     dictConfig(logging)
     _refuse_taken_port(settings)
     _prepare(app)
-    _collect_metrics()
+    listener = heartbeats.Listener(_share_folder())
     # A worker begins with a fresh interpreter, and so without this one's threads and sockets.
     multiprocessing.set_start_method("spawn")
     if settings.self_sufficient:
         threading.Thread(target=_welcome, args=(app.extensions,), daemon=True).start()
-    Server(
+    threading.Thread(target=listener.listen, daemon=True).start()
+    server = Server(
         "manage:worker",
         factory=True,
         working_dir=ROOT,
@@ -73,17 +77,22 @@ def serve(app: APIFlask) -> None:
         workers_kill_timeout=GRACE_SECONDS,
         log_level=LogLevels(settings.log_level.lower()),
         log_dictconfig=logging,
-    ).serve()
+    )
+    with _kept_running(app.extensions["embedded_postgres"], app.logger):
+        server.serve()
 
 
 def accompany(app: Service) -> None:
     """Start what a worker process does besides serving.
 
-    It logs and measures, looks after PostgreSQL, tidies up, and ends with its parent.
+    It logs and measures, looks after PostgreSQL, tidies up, shows that it lives,
+    and ends with its parent.
     """
     _observe(app)
     app.logger.addFilter(Seldom())
     app.extensions["watchdog"].start()
+    folder = Path(os.environ[metrics.FOLDER])
+    threading.Thread(target=heartbeats.beat, args=(folder,), daemon=True).start()
     threading.Thread(target=_prune, args=(app,), daemon=True).start()
     threading.Thread(target=_look_around, args=(app,), daemon=True).start()
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -161,11 +170,36 @@ def _prepare(app: APIFlask) -> None:
     os.environ["SECRET_KEY"] = app.extensions["settings"].secret_key
 
 
-def _collect_metrics() -> None:
-    """Have all workers write their metrics into one folder, which begins empty."""
+def _share_folder() -> Path:
+    """Return the folder, empty at first, where all workers keep their metrics and heartbeats."""
     folder = Path(tempfile.mkdtemp(prefix="eval-metrics-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ[metrics.FOLDER] = str(folder)
+    return folder
+
+
+@contextmanager
+def _kept_running(embedded: EmbeddedPostgres | None, logger: Logger) -> Iterator[None]:
+    """Start the embedded PostgreSQL again whenever it dies before the block ends."""
+    ended = threading.Event()
+
+    def keep(postgres: EmbeddedPostgres) -> None:
+        while not ended.wait(KEEP_SECONDS):
+            try:
+                if postgres.keep_running():
+                    logger.warning("The embedded PostgreSQL had died, and was started again.")
+            except Exception as error:  # noqa: BLE001  whatever it is: the next try may succeed
+                logger.warning("The embedded PostgreSQL cannot be started: %s", error)
+
+    keeper = threading.Thread(target=keep, args=(embedded,), daemon=True)
+    if embedded is not None:
+        keeper.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if embedded is not None:
+            keeper.join()
 
 
 def _refuse_taken_port(settings: Settings) -> None:

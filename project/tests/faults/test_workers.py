@@ -1,0 +1,159 @@
+"""Workers that hang or run out of memory, and a PostgreSQL that the service starts itself."""
+
+import http.client
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+import unittest
+from contextlib import suppress
+
+import psutil
+
+from project.tests.faults import harness
+from project.tests.faults.harness import (
+    ANSWER_SECONDS,
+    LATENESS,
+    RECOVERY_SECONDS,
+    SECRET,
+    TOKEN,
+    FaultTestCase,
+    Postgres,
+    Service,
+    visitors,
+)
+from project.tests.processes import environment, free_port, house, postmaster, wait_until
+
+
+def setUpModule():
+    FaultTestCase.postgres = Postgres()
+    unittest.addModuleCleanup(FaultTestCase.postgres.stop)
+    harness.CountsTestCase.service = Service(FaultTestCase.postgres)
+    unittest.addModuleCleanup(harness.CountsTestCase.service.stop)
+
+
+class WorkerTestCase(harness.CountsTestCase):
+    def setUp(self):
+        super().setUp()
+        self.before = {worker.pid for worker in self.service.workers}
+
+    def replaced(self):
+        return {worker.pid for worker in self.service.workers} - self.before
+
+
+class TestHung(WorkerTestCase):
+    def test_worker_is_replaced_and_costs_nothing_that_was_answered(self):
+        with self.under_load() as books:
+            with visitors(self.service, "/health", "/counters/hot") as visits:
+                self.service.workers[0].suspend()
+                began = time.monotonic()
+                wait_until(self.replaced, seconds=RECOVERY_SECONDS)
+                seconds = time.monotonic() - began
+            self.assert_recovers(books, "a worker that hung")
+
+        self.report("a hung worker was replaced after", seconds)
+        # Who had asked this worker was not answered, but hung up on.
+        self.assertLessEqual({visit.status for visit in visits}, {0, 200})
+        for visit in visits:
+            self.assertLess(visit.seconds, ANSWER_SECONDS + LATENESS, visit)
+
+
+class TestOutOfMemory(WorkerTestCase):
+    def test_worker_is_replaced_or_goes_on_and_costs_nothing_that_was_answered(self):
+        with self.under_load() as books:
+            with visitors(self.service, "/health") as visits:
+                worker = self.service.workers[0]
+                used = worker.memory_info().vms
+                worker.rlimit(resource.RLIMIT_AS, (used + 2**20, resource.RLIM_INFINITY))
+                for _ in range(10):
+                    self.send_large_batch()
+                with suppress(psutil.NoSuchProcess):
+                    worker.rlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+            self.assert_recovers(books, "a worker without memory")
+
+        self.assertIn(200, {visit.status for visit in visits})
+
+    def send_large_batch(self):
+        """Send a body of some megabytes, which has to be kept somewhere."""
+        scores = [{"user_id": 1, "exercise_id": n + 1, "correct": True} for n in range(1000)]
+        body = json.dumps({"scores": scores}) + " " * 4_000_000
+        connection = http.client.HTTPConnection("127.0.0.1", self.service.port, timeout=10)
+        headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+        with suppress(OSError, http.client.HTTPException):
+            connection.request("POST", "/scores/batch", body, headers)
+            self.assertIn(connection.getresponse().status, {200, 500, 503})
+        connection.close()
+
+
+class Household:
+    """Services that keep their own PostgreSQL, all in one folder."""
+
+    def __init__(self, test):
+        self.folder = test.enterContext(house())
+        self.data = self.folder / "instance" / "postgres"
+        self._test = test
+
+    def serve(self):
+        """Start one more service; return it once it is ready."""
+        service = Service.__new__(Service)
+        service.port = free_port()
+        service.log = (self.folder / f"{service.port}.log").open("w+")
+        service.process = subprocess.Popen(
+            [sys.executable, "-m", "manage", "serve"],
+            cwd=self.folder,
+            env=environment(PORT=str(service.port), WORKERS="1", SECRET_KEY=SECRET),
+            stdout=service.log,
+            stderr=service.log,
+        )
+        self._test.addCleanup(self.end, service)
+        wait_until(service.is_ready)
+        return service
+
+    def end(self, service):
+        """End a service, and with the last one its PostgreSQL."""
+        if service.process.poll() is None:
+            service.terminate()
+        service.log.close()
+
+    def kill_postgres(self):
+        os.kill(postmaster(self.data), signal.SIGKILL)
+
+
+class TestEmbeddedPostgres(unittest.TestCase):
+    def count(self, service):
+        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        connection.request("POST", "/counters/hot/increment", headers=headers)
+        answer = json.loads(connection.getresponse().read())
+        connection.close()
+        return answer["data"]["value"]
+
+    def test_serves_two_services_and_is_started_again_whatever_was_killed(self):
+        household = Household(self)
+        first = household.serve()
+        self.assertEqual(self.count(first), 1)
+        second = household.serve()
+        self.assertEqual(self.count(second), 2)
+
+        household.kill_postgres()
+        began = time.monotonic()
+        wait_until(lambda: first.is_ready() and second.is_ready(), seconds=2 * RECOVERY_SECONDS)
+        print(f"a killed embedded PostgreSQL was back after: {time.monotonic() - began:.2f} s")
+        self.assertEqual(self.count(first), 3)
+        self.assertIn("was started again", first.output() + second.output())
+
+        self.assertEqual(first.terminate(), 0, first.output())
+        self.assertEqual(self.count(second), 4)
+
+        second.kill()
+        household.kill_postgres()
+        self.assertIsNotNone(postmaster(household.data))
+        began = time.monotonic()
+        third = household.serve()
+        print(f"after a kill of everything the service was back: {time.monotonic() - began:.2f} s")
+        self.assertEqual(self.count(third), 5)
+        self.assertEqual(third.terminate(), 0, third.output())
+        self.assertIsNone(postmaster(household.data))
