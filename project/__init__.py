@@ -26,6 +26,7 @@ from project.config import SettingError, Settings
 from project.dashboard.views import dashboard_blueprint
 from project.extensions import cors, db, migrate
 from project.metrics import UsersMetrics
+from project.places import Places, Seats
 from project.tokens import Tokens
 from project.users import UsersService
 
@@ -46,6 +47,16 @@ ALLOWED_HEADERS = [
     "X-Request-ID",
     "traceparent",
 ]
+
+# So many threads of a process never wait for PostgreSQL; and what is answered by them.
+SPARE_THREADS = 2
+ASKING_NOBODY = {
+    "eval.health",
+    "eval.metrics_of_all_workers",
+    "eval.docs",
+    "openapi.spec",
+    "static",
+}
 
 EXPOSED_HEADERS = [
     "ETag",
@@ -106,6 +117,9 @@ def create_app(configuration: str | type | None = None) -> Service:
     app.extensions["increments"] = counter_writes.new_combiner()
     app.extensions["score_writes"] = score_writes.new_combiners()
     app.extensions["keys_underway"] = KeysUnderway()
+    app.extensions["seats"] = Seats(max(1, settings.threads * 3 // 4))
+    app.places = Places(max(1, settings.threads - SPARE_THREADS))
+    app.unbounded = ASKING_NOBODY
     app.extensions["tokens"] = tokens
     app.extensions["callers"] = Callers(tokens, users)
     app.extensions["cursors"] = Cursors(*secrets)

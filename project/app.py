@@ -7,7 +7,7 @@ much as to serve it. The overrides are of Flask 3.1, which pyproject.toml holds 
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from functools import cached_property
 from time import perf_counter
 from typing import Any
@@ -19,6 +19,7 @@ from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
 
 from project.logs import Served
+from project.places import Places
 from project.users import User
 
 # What every answer says unless its view has said otherwise.
@@ -85,6 +86,9 @@ class Service(APIFlask):
     response_class = PlainResponse
     # What takes a request in, and may refuse it; and what completes its answer.
     take_in: Callable[[Any], None]
+    # For how many requests there is room at a time, but for those to `unbounded` endpoints.
+    places: Places
+    unbounded: Set[str] = frozenset()
     complete: Callable[[Any, Response], None]
     # Notes an answered request in the log; where this process serves, and the log wants to know.
     log_request: Callable[[Served], None] | None = None
@@ -109,6 +113,13 @@ class Service(APIFlask):
     def preprocess_request(self) -> None:
         """Take the request in."""
         self.take_in(request_ctx.request)
+
+    def dispatch_request(self) -> Any:
+        """Have the view answer, where there is a place; raise NoPlace where there is none."""
+        if request_ctx.request.endpoint in self.unbounded:
+            return super().dispatch_request()
+        with self.places.taken():
+            return super().dispatch_request()
 
     def process_response(self, response: Response) -> Response:
         """Complete the answer; Flask-CORS sees it where there is an origin to allow."""

@@ -85,12 +85,13 @@ def serve(app: APIFlask) -> None:
 def accompany(app: Service) -> None:
     """Start what a worker process does besides serving.
 
-    It logs and measures, looks after PostgreSQL, tidies up, shows that it lives,
+    It logs and measures, looks after PostgreSQL and slow clients, tidies up, shows that it lives,
     and ends with its parent.
     """
     _observe(app)
     app.logger.addFilter(Seldom())
     app.extensions["watchdog"].start()
+    app.extensions["seats"].start(app.extensions["settings"].port)
     folder = Path(os.environ[metrics.FOLDER])
     threading.Thread(target=heartbeats.beat, args=(folder,), daemon=True).start()
     threading.Thread(target=_prune, args=(app,), daemon=True).start()

@@ -22,6 +22,7 @@ from project.app import NamedRequest
 from project.combiner import Overdue, StillUnderway
 from project.extensions import OutcomeUnknown
 from project.metrics import POOL_TIMEOUTS
+from project.places import NoPlace
 from project.users import UsersUnavailable
 
 ITEM = re.compile(r"\w+\.(\d+)\.(\w+)")
@@ -300,8 +301,8 @@ def _root_of(error: BaseException) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
-def from_waiting(error: PoolTimeout | Overdue) -> Response:
-    """Answer 503 where no connection, or no place in a batch became free in time."""
+def from_waiting(error: PoolTimeout | Overdue | NoPlace) -> Response:
+    """Answer 503 where no thread, no connection, or no place in a batch became free in time."""
     if isinstance(error, PoolTimeout):
         POOL_TIMEOUTS.inc()
     current_app.logger.warning("There are more requests than can be served: %s", _root_of(error))
@@ -331,5 +332,6 @@ def register(app: APIFlask) -> None:
     app.register_error_handler(psycopg2.Error, from_database)
     app.register_error_handler(PoolTimeout, from_waiting)
     app.register_error_handler(Overdue, from_waiting)
+    app.register_error_handler(NoPlace, from_waiting)
     app.register_error_handler(UsersUnavailable, from_users)
     app.register_error_handler(Exception, internal)

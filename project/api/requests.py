@@ -48,19 +48,24 @@ class JsonRequest(NamedRequest):
             and self.environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
         )
 
-    def get_json(self, *_: Any, cache: bool = True, **__: Any) -> Any:
-        """Return the body as a dictionary, or None where it is empty.
-
-        Raise InvalidPayload where it is anything but a JSON object, and UnsupportedMediaType
-        where it does not say that it is one.
-        """
-        if self._has_no_body():
-            return None
+    def _read(self, cache: bool) -> bytes:
         body = self.get_data(cache=cache)
         # Without Content-Length Werkzeug reads up to the limit, and does not look behind it.
         is_chunked = self.content_length is None and len(body) == self.max_content_length
         if is_chunked and self.environ["wsgi.input"].read(1):
             raise PayloadTooLarge
+        return body
+
+    def get_json(self, *_: Any, cache: bool = True, **__: Any) -> Any:
+        """Return the body as a dictionary, or None where it is empty.
+
+        Raise InvalidPayload where it is anything but a JSON object, UnsupportedMediaType where
+        it does not say that it is one, and NoPlace where too many others send theirs.
+        """
+        if self._has_no_body():
+            return None
+        with current_app.extensions["seats"].taken():
+            body = self._read(cache)
         if not body:
             return None
         if self.mimetype != "application/json":
