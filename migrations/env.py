@@ -1,14 +1,23 @@
 """Alembic's entry: migrates the database of the app in one transaction, under a lock."""
 
+import time
+
 from alembic import context
 from flask import current_app
+from psycopg2.errors import LockNotAvailable
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 # Any number of replicas may start at once: the first migrates, and the others wait and find
 # nothing left to do. A transaction's lock, since it works behind a pooler as well.
 LOCK = text("SELECT pg_advisory_xact_lock(4919316920)")
-# A migration may take longer than a request may.
+# A migration may take longer than a request may, and wait for another one.
 PATIENCE = text("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
+# But who waits for a table has all requests for it wait behind him. So a migration gives way soon,
+# and tries again.
+HASTE = text("SET LOCAL lock_timeout = '200ms'")
+PAUSE_SECONDS = 0.3
+LONGEST_SECONDS = 300
 
 db = current_app.extensions["migrate"].db
 options = current_app.extensions["migrate"].configure_args
@@ -22,12 +31,25 @@ def run_migrations_offline() -> None:
 
 
 def run_migrations_online() -> None:
-    """Run the migrations that are missing."""
+    """Run the migrations that are missing, while others read and write."""
+    deadline = time.monotonic() + LONGEST_SECONDS
+    while True:
+        try:
+            return run_migrations_at_once()
+        except OperationalError as error:
+            if not isinstance(error.orig, LockNotAvailable) or time.monotonic() > deadline:
+                raise
+            time.sleep(PAUSE_SECONDS)
+
+
+def run_migrations_at_once() -> None:
+    """Run them; raise OperationalError, and change nothing, where a table is not free."""
     with db.engine.connect() as connection:
         context.configure(connection=connection, target_metadata=db.metadata, **options)
         with context.begin_transaction():
             connection.execute(PATIENCE)
             connection.execute(LOCK)
+            connection.execute(HASTE)
             context.run_migrations()
 
 

@@ -8,10 +8,10 @@ from sqlalchemy import text
 from project.extensions import MIGRATIONS, db
 
 
-def _head() -> str | None:
+def _head() -> str:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
-    return ScriptDirectory.from_config(config).get_current_head()
+    return ScriptDirectory.from_config(config).get_current_head() or ""
 
 
 # Read once: it cannot change while the process lives.
