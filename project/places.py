@@ -23,7 +23,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 
 TICK_SECONDS = 0.5
-# For how long nobody has come or gone where it makes no sense to wait for a place.
+# For how long a place is held where its holder is stuck, and others need not wait for it.
 STUCK_SECONDS = 0.5
 # How long a body may take where seats are scarce, and at all.
 SCARCE_SECONDS = 4.0
@@ -45,7 +45,7 @@ class Places:
         self._free: SimpleQueue[None] = SimpleQueue()
         for _ in range(count):
             self._free.put(None)
-        # When somebody last took a place or rose from one.
+        # When a place was last left soon after it was taken, or taken while there were others.
         self._moved_at = 0.0
 
     @contextmanager
@@ -58,11 +58,15 @@ class Places:
             self._free.get_nowait()
         except Empty:
             self._wait()
-        self._moved_at = time.monotonic()
+        began = time.monotonic()
+        if not self._free.empty():
+            self._moved_at = began
         try:
             yield
         finally:
-            self._moved_at = time.monotonic()
+            ended = time.monotonic()
+            if ended - began < STUCK_SECONDS:
+                self._moved_at = ended
             self._free.put(None)
 
     def _wait(self) -> None:

@@ -66,12 +66,11 @@ def health() -> Response:
 def ready() -> Response:
     """Tell whether requests can be served: the database answers, and its schema is ours.
 
-    503 names what is not so. A later schema is as good: while a new version of the service is
-    started, the old one goes on. `warnings` say where PostgreSQL is set so that it can lose what it
-    has confirmed.
+    503 names what is not so. `warnings` say where PostgreSQL is set so that it can lose what it has
+    confirmed.
     """
     version = _schema_version()
-    if version is None or version < HEAD:
+    if version != HEAD:
         raise Unavailable(f"The schema is at {version}, and should be at {HEAD}.")
     warnings = durability.warnings()
     return success(

@@ -477,18 +477,14 @@ class TestReady(BaseTestCase):
 
         self.assert_not_ready("0000")
 
-    def test_is_a_later_schema(self):
+    def test_is_not_a_later_schema(self):
         """The one that a newer version of the service, which is just being started, has made."""
         self.change_schema(
             "UPDATE alembic_version SET version_num = '9999'",
             "UPDATE alembic_version SET version_num = :head",
         )
 
-        answer = self.client.get("/ready")
-
-        self.assertEqual(
-            (answer.status_code, answer.get_json()["data"]["schema_version"]), (200, "9999")
-        )
+        self.assert_not_ready("9999")
 
     def test_is_not_a_database_without_a_version(self):
         self.change_schema(

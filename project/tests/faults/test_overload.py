@@ -25,6 +25,7 @@ WORKERS, THREADS = 2, 8
 # Ten times as many as there are threads.
 CLIENTS = 10 * WORKERS * THREADS
 FLOOD_SECONDS = 3.0
+CALM_SECONDS = 0.5
 SLOWEST_HEALTH_SECONDS = 1.0
 MEGABYTES = 64
 
@@ -120,6 +121,7 @@ class TestSlowClients(OverloadTestCase):
                 line = stack.enter_context(
                     socket.create_connection(("127.0.0.1", self.service.port))
                 )
+                line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 line.sendall(beginning)
                 lines.append(line)
             yield lines
@@ -131,6 +133,19 @@ class TestSlowClients(OverloadTestCase):
             visitors(self.service, "/health", "/counters") as visits,
         ):
             self.assertLess(self.seconds_of_increments(), 0.1)
+            time.sleep(CALM_SECONDS)
+        self.assert_alive([visit for visit in visits if visit.path == "/health"])
+        self.assert_answered(visits, "/health", "/counters")
+
+    def test_who_ask_and_never_read_hinder_nobody(self):
+        """As who has gone without a word: what is sent to them stays where it is."""
+        asked = b"GET /openapi.json HTTP/1.1\r\nHost: service\r\n\r\n" * 2
+        with self.lines(100, asked) as lines:
+            time.sleep(1)  # all they asked for was made by then
+            with visitors(self.service, "/health", "/counters") as visits:
+                self.assertLess(self.seconds_of_increments(), 0.1)
+                time.sleep(CALM_SECONDS)
+            self.assertEqual({line.recv(12) for line in lines}, {b"HTTP/1.1 200"})
         self.assert_alive([visit for visit in visits if visit.path == "/health"])
         self.assert_answered(visits, "/health", "/counters")
 
