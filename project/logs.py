@@ -20,6 +20,7 @@ import orjson
 from flask import has_request_context, request
 
 from project.metrics import LOG_LINES_LOST
+from project.seldom import Seldom
 
 STDERR = 2
 MOST_LINES = 20_000
@@ -172,6 +173,7 @@ def start(level: str, *, as_json: bool) -> Callable[[Served], None] | None:
     log = Log(write_all, as_json=as_json)
     queued = _Queued(log)
     queued.setFormatter(JsonFormatter() if as_json else TextFormatter())
+    queued.addFilter(Seldom())
     logging.getLogger().handlers = [queued]
     log.start()
     return log.note if logging.getLogger("project").isEnabledFor(logging.INFO) else None

@@ -33,7 +33,6 @@ from project.app import Service
 from project.config import SettingError, Settings
 from project.extensions import AWAY, db
 from project.postgres import EmbeddedPostgres
-from project.seldom import Seldom
 from project.users import User
 
 ROOT = Path(__file__).parent.parent
@@ -89,7 +88,6 @@ def accompany(app: Service) -> None:
     and ends with its parent.
     """
     _observe(app)
-    app.logger.addFilter(Seldom())
     app.extensions["watchdog"].start()
     app.extensions["seats"].start(app.extensions["settings"].port)
     folder = Path(os.environ[metrics.FOLDER])
