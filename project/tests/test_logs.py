@@ -208,7 +208,7 @@ class TestService(TestCase):
         cls.addClassCleanup(cls.postgres.stop)
 
     def serve(self, **environment):
-        service = Service(self.postgres, **environment)
+        service = Service(self.postgres, **{"WORKERS": "1"} | environment)
         self.addCleanup(service.stop)
         return service
 
@@ -216,7 +216,7 @@ class TestService(TestCase):
         return service.output().splitlines()
 
     def test_writes_json_and_nothing_else_and_no_line_is_missing_at_its_end(self):
-        service = self.serve()
+        service = self.serve(WORKERS="2")
         for _ in range(50):
             service.get("/health")
         service.get(f"/scores?token={TOKEN}")

@@ -30,8 +30,8 @@ LEFT = text("""
      WHERE nspname = 'public' AND typname NOT LIKE '%alembic\\_version'
 """)
 
-WAITING = text("""
-    SELECT count(*) FROM pg_stat_activity WHERE datname = :name AND wait_event_type = 'Lock'
+OTHERS = text("""
+    SELECT count(*) FROM pg_stat_activity WHERE datname = :name AND pid <> :pid
 """)
 
 # Correct at once, correct now, wrong again, never correct.
@@ -210,10 +210,11 @@ class TestCommands(MigrationTestCase):
             stderr=subprocess.STDOUT,
         )
 
-    def waiting(self, name):
-        """Return how many wait for a lock in the database of that name."""
+    def others(self, known):
+        """Return how many other connections there are to the database of a known one."""
         with db.engine.connect() as connection:
-            return connection.scalar(WAITING, {"name": name})
+            of = {"name": known.info.dbname, "pid": known.info.backend_pid}
+            return connection.scalar(OTHERS, of)
 
     def assert_ends_well(self, process):
         said, _ = process.communicate(timeout=2 * GRACE_SECONDS)
@@ -231,7 +232,7 @@ class TestCommands(MigrationTestCase):
             # Nobody gets on before all are there, with or without a lock of theirs.
             cursor.execute("CREATE TABLE alembic_version (version_num text)")
             replicas = [self.start("upgrade") for _ in range(4)]
-            wait_until(lambda: self.waiting(blocker.info.dbname) == 4)
+            wait_until(lambda: self.others(blocker) == 4)
             blocker.rollback()
 
         for replica in replicas:

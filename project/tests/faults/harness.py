@@ -34,7 +34,9 @@ SECRET = "a secret of the fault tests, long enough"
 TOKEN = Tokens(SECRET).issue(User(7, is_service=True), days=1)
 WORKERS = 3
 # How long a client repeats an increment that has a key.
-PERSISTENCE_SECONDS = 20
+PERSISTENCE_SECONDS = 60
+# How long a client rests between two increments where the processor is not what is tested.
+PAUSE_SECONDS = 0.02
 # How long a test of a fault goes on once it is over.
 LOAD_SECONDS = 1.0
 # By when every request is answered, and by when all is as before the fault.
@@ -146,10 +148,11 @@ class Service:
             return self.get("/ready")[0] == 200
         return False
 
-    def get(self, path: str) -> tuple[int, Any]:
+    def get(self, path: str, token: str | None = None) -> tuple[int, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
-            connection.request("GET", path)
+            connection.request("GET", path, headers=headers)
             response = connection.getresponse()
             return response.status, json.loads(response.read())
         finally:
@@ -234,17 +237,24 @@ class Client(threading.Thread):
     """
 
     def __init__(
-        self, port: int, books: Books, *, name: str, keys: bool = False, count: int = 10**9
+        self,
+        port: int,
+        books: Books,
+        *,
+        name: str,
+        keys: bool = False,
+        count: int = 10**9,
+        pause: float = 0,
     ) -> None:
         super().__init__(daemon=True)
         self._port, self._books, self._counter = port, books, name
-        self._keys, self._count = keys, count
+        self._keys, self._count, self._pause = keys, count, pause
         self.stopping = threading.Event()
         self._connection: http.client.HTTPConnection | None = None
 
     def run(self) -> None:
         for _ in range(self._count):
-            if self.stopping.is_set():
+            if self.stopping.wait(self._pause):
                 return
             key = uuid.uuid4().hex if self._keys else None
             deadline = time.monotonic() + PERSISTENCE_SECONDS
@@ -288,11 +298,16 @@ class Client(threading.Thread):
 
 @contextmanager
 def load(
-    service: Service, clients: int, *, name: str = "hot", keys: bool = False
+    service: Service,
+    clients: int,
+    *,
+    name: str = "hot",
+    keys: bool = False,
+    pause: float = PAUSE_SECONDS,
 ) -> Iterator[Books]:
     """Have clients count for as long as the block lasts; then let each finish its last one."""
     books = Books()
-    crew = [Client(service.port, books, name=name, keys=keys) for _ in range(clients)]
+    crew = [Client(service.port, books, name=name, keys=keys, pause=pause) for _ in range(clients)]
     for client in crew:
         client.start()
     try:
@@ -302,7 +317,7 @@ def load(
         for client in crew:
             client.stopping.set()
         for client in crew:
-            client.join(30)
+            client.join(PERSISTENCE_SECONDS + 30)
 
 
 class Proxy:
@@ -461,11 +476,11 @@ class CountsTestCase(FaultTestCase):
         self.assertTrue(self.service.audit(name)["consistent"])
 
     @contextmanager
-    def under_load(self):
+    def under_load(self, pause=PAUSE_SECONDS):
         """Count with and without keys for as long as the block lasts; then look at the books."""
         with (
-            load(self.service, 16, name="hot") as books,
-            load(self.service, 16, name="keyed", keys=True) as keyed,
+            load(self.service, 16, name="hot", pause=pause) as books,
+            load(self.service, 16, name="keyed", keys=True, pause=pause) as keyed,
         ):
             yield books
             time.sleep(LOAD_SECONDS)

@@ -69,11 +69,24 @@ class OutageTestCase(harness.CountsTestCase):
         self.assertLessEqual(len(lines), 2 * len(self.service.workers), lines)
 
 
-class TestStopped(OutageTestCase):
+class TestHung(OutageTestCase):
     def test_postgres_that_hangs_is_not_waited_for(self):
         with self.outage("a PostgreSQL that hung", self.postgres.suspended()):
             time.sleep(2)
         self.assert_said("does not answer")
+        self.assertIn(("/counters/hot", 503), {visit[:2] for visit in self.visits})
+
+
+class TestStoppedInOrder(OutageTestCase):
+    @contextmanager
+    def stopped(self):
+        self.postgres.halt()
+        yield
+        self.postgres.start()
+
+    def test_postgres_that_is_started_again_is_used_again(self):
+        with self.outage("a PostgreSQL that was stopped", self.stopped()):
+            self.assertEqual(self.service.get("/ready")[0], 503)
         self.assertIn(("/counters/hot", 503), {visit[:2] for visit in self.visits})
 
 

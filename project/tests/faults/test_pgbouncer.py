@@ -47,6 +47,7 @@ auth_type = any
 pool_mode = transaction
 default_pool_size = {shared}
 max_client_conn = 500
+server_login_retry = 1
 ignore_startup_parameters = {ignored}
 """
 

@@ -143,7 +143,7 @@ class TestEmbeddedPostgres(unittest.TestCase):
         wait_until(lambda: first.is_ready() and second.is_ready(), seconds=2 * RECOVERY_SECONDS)
         print(f"a killed embedded PostgreSQL was back after: {time.monotonic() - began:.2f} s")
         self.assertEqual(self.count(first), 3)
-        self.assertIn("was started again", first.output() + second.output())
+        wait_until(lambda: "was started again" in first.output() + second.output())
 
         self.assertEqual(first.terminate(), 0, first.output())
         self.assertEqual(self.count(second), 4)

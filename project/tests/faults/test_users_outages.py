@@ -1,0 +1,118 @@
+"""What users-service can do to the running service: who needs it gets 503, nobody else waits."""
+
+import itertools
+import json
+import threading
+import time
+import unittest
+from collections import Counter
+from contextlib import contextmanager
+
+from project.tests import users_service as fakes
+from project.tests.faults import harness
+from project.tests.faults.harness import (
+    ANSWER_SECONDS,
+    LATENESS,
+    RECOVERY_SECONDS,
+    FaultTestCase,
+    Postgres,
+    Service,
+    load,
+    visitors,
+)
+from project.tests.processes import wait_until
+
+# So many that one of the workers has seen enough of them fail, before any is refused at once.
+CALLERS = 4 * harness.WORKERS
+FAULTS = {
+    "hung": fakes.hang,
+    "sent its head byte by byte": fakes.drip_header,
+    "sent its body byte by byte": fakes.drip_body,
+    "closed": fakes.close_at_once,
+    "answered 500": fakes.answers(500, {"status": "error"}),
+    "answered HTML": fakes.answers(200, b"<h1>Welcome</h1>", "text/html"),
+    "answered 10 MB": fakes.flood,
+    "answered with a redirect": fakes.redirects_to("http://127.0.0.1:9/auth/status"),
+}
+
+
+def setUpModule():
+    FaultTestCase.postgres = Postgres()
+    unittest.addModuleCleanup(FaultTestCase.postgres.stop)
+    TestUsersService.fake = fakes.FakeUsersService().start()
+    unittest.addModuleCleanup(TestUsersService.fake.stop)
+    harness.CountsTestCase.service = Service(
+        FaultTestCase.postgres, USERS_SERVICE_URL=TestUsersService.fake.url
+    )
+    unittest.addModuleCleanup(harness.CountsTestCase.service.stop)
+
+
+class TestUsersService(harness.CountsTestCase):
+    fake: fakes.FakeUsersService
+    strangers = (f"stranger-{number}" for number in itertools.count())
+
+    def ask(self):
+        """Bring a token that nobody has seen yet; return the status and the seconds it took."""
+        token = next(self.strangers)
+        self.fake.tokens[token] = fakes.person(7, "learner")
+        began = time.monotonic()
+        status, _ = self.service.get("/ping", token)
+        return status, time.monotonic() - began
+
+    @contextmanager
+    def callers(self):
+        """Bring tokens without a pause for as long as the block lasts; then give what came."""
+        asked, ended = [], threading.Event()
+
+        def call():
+            while not ended.wait(0.02):
+                asked.append(self.ask())
+
+        crew = [threading.Thread(target=call, daemon=True) for _ in range(CALLERS)]
+        for caller in crew:
+            caller.start()
+        try:
+            yield asked
+        finally:
+            ended.set()
+            for caller in crew:
+                caller.join(30)
+
+    def knows_everybody(self):
+        """Return whether tokens are taken, most likely by each of the workers."""
+        return all(self.ask()[0] == 200 for _ in range(CALLERS))
+
+    def test_costs_only_those_who_need_it_and_is_trusted_again_soon(self):
+        wait_until(self.knows_everybody)
+        for what, behaviour in FAULTS.items():
+            with self.subTest(what):
+                self.look_at(f"a users-service that {what}", behaviour)
+        self.assert_said_once()
+
+    def look_at(self, what, behaviour):
+        with (
+            load(self.service, 8) as books,
+            visitors(self.service, "/health", "/counters/hot") as visits,
+        ):
+            self.fake.behaviour = behaviour
+            with self.callers() as asked:
+                wait_until(lambda: len(asked) > 4 * CALLERS)
+            self.fake.behaviour = fakes.answer_truly
+            began = time.monotonic()
+            wait_until(self.knows_everybody, seconds=RECOVERY_SECONDS)
+            self.report(f"after {what} a token was taken", time.monotonic() - began)
+
+        self.assertEqual({status for status, _ in asked}, {503})
+        self.assertLess(max(seconds for _, seconds in asked), ANSWER_SECONDS + LATENESS)
+        self.assert_answered(visits, "/health", "/counters/hot")
+        self.assertEqual((books.refused, books.unknown), (0, 0))
+        self.assert_nothing_lost(books)
+        self.empty()
+
+    def assert_said_once(self):
+        """Each worker has said of each fault that it is there, and said it once."""
+        lines = self.service.output().splitlines()
+        away = [json.loads(line)["message"] for line in lines if "users-service is away" in line]
+        self.assertTrue(away)
+        [(_, most)] = Counter(away).most_common(1)
+        self.assertLessEqual(most, harness.WORKERS, away)
