@@ -54,6 +54,8 @@ class OutageTestCase(harness.CountsTestCase):
                 yield books
                 time.sleep(OUTAGE_SECONDS)
             self.assert_recovers(books, what)
+        slowest = max(visit.seconds for visit in visits)
+        self.report(f"during {what} the slowest answer took", slowest)
         self.assert_answered(visits, "/health", *unharmed)
         self.visits = visits
         wait_until(self.service.is_ready)

@@ -12,6 +12,7 @@ import psycopg2
 from project.tests.faults import harness
 from project.tests.faults.flood import HEAD, flooded, held
 from project.tests.faults.harness import (
+    LATENESS,
     RECOVERY_SECONDS,
     TOKEN,
     FaultTestCase,
@@ -51,7 +52,7 @@ class OverloadTestCase(harness.CountsTestCase):
         self.assertEqual({visit.status for visit in visits}, {200})
         seconds = statistics.quantiles([visit.seconds for visit in visits], n=100)[98]
         self.report("the 99th percentile of /health", seconds)
-        self.assertLess(seconds, SLOWEST_HEALTH_SECONDS)
+        self.assertLess(seconds, SLOWEST_HEALTH_SECONDS + LATENESS)
 
     def seconds_of_increments(self):
         """Return how long an increment takes when nothing else goes on, the median of some."""

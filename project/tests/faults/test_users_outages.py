@@ -102,8 +102,10 @@ class TestUsersService(harness.CountsTestCase):
             wait_until(self.knows_everybody, seconds=RECOVERY_SECONDS)
             self.report(f"after {what} a token was taken", time.monotonic() - began)
 
+        slowest = max(seconds for _, seconds in asked)
+        self.report(f"from {what} the slowest answer took", slowest)
         self.assertEqual({status for status, _ in asked}, {503})
-        self.assertLess(max(seconds for _, seconds in asked), ANSWER_SECONDS + LATENESS)
+        self.assertLess(slowest, ANSWER_SECONDS + LATENESS)
         self.assert_answered(visits, "/health", "/counters/hot")
         self.assertEqual((books.refused, books.unknown), (0, 0))
         self.assert_nothing_lost(books)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import unittest
+from collections import Counter
 from contextlib import suppress
 
 import psutil
@@ -68,24 +69,29 @@ class TestOutOfMemory(WorkerTestCase):
                 worker = self.service.workers[0]
                 used = worker.memory_info().vms
                 worker.rlimit(resource.RLIMIT_AS, (used + 2**20, resource.RLIM_INFINITY))
-                for _ in range(10):
-                    self.send_large_batch()
+                came = [self.send_large_batch() for _ in range(10)]
                 with suppress(psutil.NoSuchProcess):
                     worker.rlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
             self.assert_recovers(books, "a worker without memory")
 
+        # 0 is a connection that broke. The other workers answer with 200.
+        print("asked for much memory, the service answered", dict(Counter(came)), flush=True)
+        self.assertLessEqual(set(came), {0, 200, 500, 503})
         self.assertIn(200, {visit.status for visit in visits})
 
     def send_large_batch(self):
-        """Send a body of some megabytes, which has to be kept somewhere."""
+        """Send a body of some megabytes, which has to be kept somewhere; return the status."""
         scores = [{"user_id": 1, "exercise_id": n + 1, "correct": True} for n in range(1000)]
         body = json.dumps({"scores": scores}) + " " * 4_000_000
         connection = http.client.HTTPConnection("127.0.0.1", self.service.port, timeout=10)
         headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
-        with suppress(OSError, http.client.HTTPException):
+        try:
             connection.request("POST", "/scores/batch", body, headers)
-            self.assertIn(connection.getresponse().status, {200, 500, 503})
-        connection.close()
+            return connection.getresponse().status
+        except (OSError, http.client.HTTPException):
+            return 0
+        finally:
+            connection.close()
 
 
 class Household:
