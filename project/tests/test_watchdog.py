@@ -8,8 +8,10 @@ from contextlib import contextmanager
 
 import psycopg2
 from sqlalchemy import create_engine
+from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
+from project.postgres import DIALECT
 from project.seldom import Seldom
 from project.tests.base import shared_app
 from project.tests.processes import wait_until
@@ -20,18 +22,19 @@ class TestWatchdog(unittest.TestCase):
     """A real connection is out, and what the watchdog asks over is a server that may be mute."""
 
     def setUp(self):
-        self.server = shared_app().extensions["embedded_postgres"].url
-        self.host = self.server.query["host"]
-
-    def connect(self, **arguments):
-        known = {"host": self.host, "user": "postgres", "dbname": "postgres"}
-        return psycopg2.connect(**known | arguments)
+        known = shared_app().extensions
+        embedded = known["embedded_postgres"]
+        self.url = make_url(known["settings"].postgres_url) if embedded is None else embedded.url
+        # Where the watchdog finds PostgreSQL.
+        _, self.place = DIALECT.create_connect_args(self.url)
 
     @contextmanager
     def watched(self, longest_seconds):
         """Give a connection that is watched."""
-        watchdog = Watchdog(lambda: self.connect(async_=True, host=self.host), longest_seconds)
-        engine = create_engine(self.server, poolclass=NullPool)
+        watchdog = Watchdog(
+            lambda: psycopg2.connect("", async_=True, **self.place), longest_seconds
+        )
+        engine = create_engine(self.url, poolclass=NullPool)
         watchdog.guard(engine)
         watchdog.start()
         connection = engine.raw_connection()
@@ -57,29 +60,20 @@ class TestWatchdog(unittest.TestCase):
         self.assertLess(time.monotonic() - began, 10)
 
     def test_cuts_all_and_gives_none_while_postgres_is_mute(self):
-        with self.mute() as mute, self.watched(60) as (connection, watchdog):
-            self.host, true_host = mute, self.host
+        with (
+            socket.create_server(("127.0.0.1", 0)) as mute,
+            self.watched(60) as (connection, watchdog),
+        ):
+            host, port = mute.getsockname()
+            self.place, true_place = {"host": host, "port": port}, self.place
             with self.assertRaises(psycopg2.OperationalError):
                 self.sleep(connection, 20)
             with self.assertRaises(psycopg2.OperationalError):
                 watchdog.refuse_while_it_hangs()
             connection.invalidate()
 
-            self.host = true_host
+            self.place = true_place
             wait_until(lambda: not watchdog.hangs)
-
-    @contextmanager
-    def mute(self):
-        """Give a host that takes connections and says nothing."""
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port = server.getsockname()[1]
-            self.connect, connect = (
-                lambda **arguments: connect(
-                    **arguments | ({"port": port} if arguments["host"] == "127.0.0.1" else {})
-                ),
-                self.connect,
-            )
-            yield "127.0.0.1"
 
     def test_forgets_connections_that_are_closed(self):
         with self.watched(60) as (_, watchdog):

@@ -326,10 +326,12 @@ class Proxy:
     def __init__(self, postgres: Postgres) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="eval-proxy-")
         target = make_url(postgres.url)
-        self._target = f"{target.query['host']}/.s.PGSQL.5432"
+        # It is named by a port, which PGPORT may have said.
+        [name] = [path.name for path in Path(target.query["host"]).glob(".s.PGSQL.*[0-9]")]
+        self._target = f"{target.query['host']}/{name}"
         self.url = target.set(query={"host": self._folder.name}).render_as_string(False)
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(f"{self._folder.name}/.s.PGSQL.5432")
+        self._listener.bind(f"{self._folder.name}/{name}")
         self._listener.listen(256)
         self._lines: set[socket.socket] = set()
         threading.Thread(target=self._accept, daemon=True).start()
