@@ -56,6 +56,8 @@ LATE_SECONDS = 0.25
 
 # How long the children of a killed server may take to notice.
 ORPHANS_SECONDS = 10
+# Who shares memory with whom, on Linux.
+SHARED_MEMORY = Path("/proc/sysvipc/shm")
 
 # How many PostgreSQL grants to others than its superusers, and which of its processes serves us.
 CONNECTIONS = text("""
@@ -124,9 +126,9 @@ class _Server(PostgresServer):  # type: ignore[misc]
         postmaster = self.pgdata / "postmaster.pid"
         if not postmaster.exists():
             return
-        pid, _, _, port, socket_folder, *_ = postmaster.read_text().split("\n")
+        pid, _, _, port, socket_folder, *further = postmaster.read_text().split("\n")
         if not _is_postgres_of(self.pgdata, int(pid)):
-            self._await_orphans()
+            self._await_orphans(*further[1:2])
             postmaster.unlink()
             Path(socket_folder, f".s.PGSQL.{port}.lock").unlink(missing_ok=True)
 
@@ -138,25 +140,41 @@ class _Server(PostgresServer):  # type: ignore[misc]
         if self.cleanup_mode == "delete":
             self._lock_path.unlink(missing_ok=True)
 
-    def _await_orphans(self) -> None:
-        """Wait until the children of a killed server have ended.
+    def _await_orphans(self, memory: str = "") -> None:
+        """Wait until the children of a killed server have ended, which share its memory.
 
-        Before that, a second server would write to the same files.
+        Before that, a second server would refuse to start.
         """
         deadline = time.monotonic() + ORPHANS_SECONDS
-        while any(_is_postgres_of(self.pgdata, pid) for pid in psutil.pids()):
+        while _is_shared(memory):
             if time.monotonic() > deadline:
                 raise SettingError(f"A killed PostgreSQL still uses {self.pgdata}.")
             time.sleep(0.05)
 
 
 def _is_postgres_of(directory: Path, pid: int) -> bool:
-    """Return whether a process is a living PostgreSQL, and one of that directory."""
+    """Return whether a process is a living PostgreSQL server, and the one of that directory.
+
+    It may be another user's, of whose processes root in a container sees the command and no more.
+    """
     try:
         process = psutil.Process(pid)
-        return process.name() == "postgres" and process.cwd() == str(directory)
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return process.name() == "postgres" and str(directory) in process.cmdline()
+    except psutil.NoSuchProcess:
         return False
+
+
+def _is_shared(memory: str) -> bool:
+    """Return whether processes use a segment of System V's shared memory, given as key and id.
+
+    False where the system does not tell; Linux does.
+    """
+    if not memory.strip() or not SHARED_MEMORY.exists():
+        return False
+    _, segment = memory.split()
+    header, *lines = (line.split() for line in SHARED_MEMORY.read_text().splitlines())
+    segments = (dict(zip(header, line, strict=True)) for line in lines)
+    return any(known["shmid"] == segment and known["nattch"] != "0" for known in segments)
 
 
 class EmbeddedPostgres:

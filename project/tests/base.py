@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from apiflask import APIFlask
 from flask.testing import FlaskClient
 from flask_testing import TestCase
-from sqlalchemy import text
+from sqlalchemy import URL, make_url, text
 
 from project import create_app, db, migration
 from project.config import TestingConfig
@@ -38,6 +38,13 @@ def shared_app() -> APIFlask:
     with app.app_context():
         migration.recreate()
     return app
+
+
+def database_url() -> URL:
+    """Return where the database of this run is."""
+    known = shared_app().extensions
+    embedded = known["embedded_postgres"]
+    return make_url(known["settings"].postgres_url) if embedded is None else embedded.url
 
 
 def empty_tables() -> None:

@@ -8,12 +8,11 @@ from contextlib import contextmanager
 
 import psycopg2
 from sqlalchemy import create_engine
-from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
 from project.postgres import DIALECT
 from project.seldom import Seldom
-from project.tests.base import shared_app
+from project.tests.base import database_url
 from project.tests.processes import wait_until
 from project.watchdog import Watchdog
 
@@ -22,9 +21,7 @@ class TestWatchdog(unittest.TestCase):
     """A real connection is out, and what the watchdog asks over is a server that may be mute."""
 
     def setUp(self):
-        known = shared_app().extensions
-        embedded = known["embedded_postgres"]
-        self.url = make_url(known["settings"].postgres_url) if embedded is None else embedded.url
+        self.url = database_url()
         # Where the watchdog finds PostgreSQL.
         _, self.place = DIALECT.create_connect_args(self.url)
 

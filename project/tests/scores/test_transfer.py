@@ -17,7 +17,7 @@ from manage import cli
 from project import db
 from project.api.scores import queries, totals
 from project.api.scores.queries import NewAttempt
-from project.tests.base import BaseTestCase, empty_tables
+from project.tests.base import BaseTestCase, database_url, empty_tables
 from project.tests.processes import GRACE_SECONDS, ROOT, environment, wait_until
 from project.tests.utils import add_score
 
@@ -455,10 +455,8 @@ class TestIds(TransferTestCase):
 
 
 def url():
-    """Return where the database of these tests is."""
-    with db.engine.connect() as connection:
-        parameters = connection.connection.dbapi_connection.get_dsn_parameters()
-    return f"postgresql://{parameters['user']}@/{parameters['dbname']}?host={parameters['host']}"
+    """Return where the database of these tests is, as a setting."""
+    return database_url().render_as_string(hide_password=False)
 
 
 def start(*arguments, url):
