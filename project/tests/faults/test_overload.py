@@ -153,6 +153,7 @@ class TestSlowClients(OverloadTestCase):
     def test_who_send_a_body_byte_by_byte_hinder_nobody_for_long(self):
         head = f"{HEAD}Content-Length: 1000\r\n\r\n{{".encode()
         with self.lines(5 * WORKERS * THREADS, head) as lines:
+            wait_until(lambda: not self.can_write())  # every seat is taken
             began = time.monotonic()
             with visitors(self.service, "/health", "/counters") as visits:
                 wait_until(lambda: self.drips(lines) and self.can_write(), seconds=30)
