@@ -42,10 +42,12 @@ class Places:
     """A number of places, and who may have one."""
 
     def __init__(self, count: int) -> None:
+        self._count = count
         self._free: SimpleQueue[None] = SimpleQueue()
         for _ in range(count):
             self._free.put(None)
-        # When a place was last left soon after it was taken, or taken while there were others.
+        # When a place was last left soon after it was taken, or taken while there were others; the
+        # only one, whenever it was taken.
         self._moved_at = 0.0
 
     @contextmanager
@@ -59,7 +61,7 @@ class Places:
         except Empty:
             self._wait()
         began = time.monotonic()
-        if not self._free.empty():
+        if self._count == 1 or not self._free.empty():
             self._moved_at = began
         try:
             yield
@@ -81,7 +83,6 @@ class Seats(Places):
 
     def __init__(self, count: int) -> None:
         super().__init__(count)
-        self._count = count
         self._since: dict[object, float] = {}
 
     @contextmanager
