@@ -5,11 +5,11 @@ from itertools import product
 from urllib.parse import quote
 
 from project.tests.browser.browsing import SCHEMES, WIDTHS, BrowserTestCase
-from project.tests.processes import wait_until
+from project.tests.processes import LATENESS_SECONDS, wait_until
 from project.tests.utils import add_counter, add_score
 from project.users import User
 
-MOVES_WITHIN_SECONDS = 2
+MOVES_WITHIN_SECONDS = 2 + LATENESS_SECONDS
 
 
 class TestHome(BrowserTestCase):

@@ -20,9 +20,16 @@ from project.tests.faults.harness import (
     load,
     visitors,
 )
-from project.tests.processes import GRACE_SECONDS, ROOT, environment, house, wait_until
+from project.tests.processes import (
+    GRACE_SECONDS,
+    LATENESS_SECONDS,
+    ROOT,
+    environment,
+    house,
+    wait_until,
+)
 
-LONGEST_SECONDS = 1.0
+LONGEST_SECONDS = 1.0 + LATENESS_SECONDS
 NEXT = "9999"
 # What a version of the service may do to the tables that the version before it goes on to use.
 REVISION = f'''

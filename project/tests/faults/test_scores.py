@@ -103,7 +103,7 @@ class ScoreClient(Client):
 
 
 class TestScores(FaultTestCase):
-    """One service of three workers for all tests: to start it takes longer than they do."""
+    """One service of two workers for all tests: to start it takes longer than they do."""
 
     @classmethod
     def setUpClass(cls):
@@ -152,7 +152,7 @@ class TestScores(FaultTestCase):
         return attempts
 
     def test_has_one_of_many_first_writes_at_once_add_it(self):
-        """A PATCH or a POST of each of 32 clients, on 3 workers: one adds, none is lost."""
+        """A PATCH or a POST of each of 32 clients, on 2 workers: one adds, none is lost."""
         books = Books()
         crew = [ScoreClient(self.service.port, books, number) for number in range(32)]
         together = threading.Barrier(len(crew))
