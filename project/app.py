@@ -8,6 +8,7 @@ much as to serve it. The overrides are of Flask 3.1, which pyproject.toml holds 
 import os
 import re
 from collections.abc import Callable, Mapping, Set
+from contextlib import AbstractContextManager
 from functools import cached_property
 from time import perf_counter
 from typing import Any
@@ -92,8 +93,8 @@ class Service(APIFlask):
     complete: Callable[[Any, Response], None]
     # Notes an answered request in the log; where this process serves, and the log wants to know.
     log_request: Callable[[Served], None] | None = None
-    # What carries the trace of the current request to another service.
-    trace_headers: Callable[[], Mapping[str, str]]
+    # What another service is asked within: gives the headers that carry the trace to it.
+    asking: Callable[[], AbstractContextManager[Mapping[str, str]]]
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
         """Answer a request, which begins here."""

@@ -31,6 +31,7 @@ class Statement:
     """
 
     def __init__(self, sql: str, *, planned_once: bool = False, **types: str) -> None:
+        self.sql = sql
         self._plain = PARAMETER.sub(r"%(\1)s", sql)
         self._name: str | None = None
         self._before = KEEP_PLAN if planned_once else ""

@@ -1,23 +1,29 @@
-"""Spans by OpenTelemetry, one for each request; loaded only where OTEL_TRACES_EXPORTER asks for it.
+"""Spans by OpenTelemetry; loaded only where OTEL_TRACES_EXPORTER asks for them.
+
+One for each request, and within it one for each statement that PostgreSQL runs for it, and for its
+question to users-service. Where requests are written together, that is within one of them.
 
 Where they go, and how many, is said in OpenTelemetry's own settings: OTEL_EXPORTER_OTLP_ENDPOINT,
 OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES and others.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import psycopg2
 from flask import Response
 from opentelemetry import propagate, trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import SpanKind, StatusCode, Tracer
 
 from project import tracing
 from project.app import Service
+from project.statements import Connection, Row, Statement
 
 EXPORTERS: dict[str, Callable[[], SpanExporter]] = {
     "otlp": OTLPSpanExporter,
@@ -41,7 +47,7 @@ def _shut_down(provider: TracerProvider) -> None:
 
 
 def watch(app: Service, provider: TracerProvider) -> None:
-    """Have every request of the app be a span of that provider."""
+    """Have every request of the app, and what it asks others, be spans of that provider."""
     tracer = provider.get_tracer(__name__)
     answer, complete = app.wsgi_app, app.complete
 
@@ -71,11 +77,39 @@ def watch(app: Service, provider: TracerProvider) -> None:
 
     app.wsgi_app = traced  # type: ignore[method-assign]
     app.complete = named
-    app.trace_headers = _current
+    app.asking = lambda: _question(tracer)
+    _watch_statements(tracer)
 
 
-def _current() -> dict[str, str]:
-    """Return the headers that make the current span the parent of the next service's."""
+@contextmanager
+def _question(tracer: Tracer) -> Iterator[Mapping[str, str]]:
+    """Have a question to another service be a span; give the headers that make it its parent."""
     headers: dict[str, str] = {}
-    propagate.inject(headers)
-    return headers
+    with tracer.start_as_current_span("GET", kind=SpanKind.CLIENT):
+        propagate.inject(headers)
+        yield headers
+
+
+def _watch_statements(tracer: Tracer) -> None:
+    """Have every statement within a request be a span, without its values."""
+    run = Statement.run
+
+    def traced(self: Statement, connection: Connection, **values: Any) -> list[Row]:
+        if not trace.get_current_span().is_recording():
+            return run(self, connection, **values)
+        known = {"db.system.name": "postgresql", "db.query.text": self.sql}
+        with tracer.start_as_current_span(
+            "postgresql",
+            kind=SpanKind.CLIENT,
+            attributes=known,
+            record_exception=False,  # whose message holds values
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                return run(self, connection, **values)
+            except psycopg2.Error as error:
+                span.set_status(StatusCode.ERROR)
+                span.set_attribute("db.response.status_code", error.pgcode or "")
+                raise
+
+    Statement.run = traced  # type: ignore[method-assign]

@@ -47,8 +47,10 @@ class Callers:
                 return self._tokens.verify(token)
             except TokenInvalid:
                 raise InvalidToken from None
-        users = self._users_service
-        user = users.who_is(token, cast(Service, current_app).trace_headers()) if users else None
+        if self._users_service is None:
+            raise InvalidToken
+        with cast(Service, current_app).asking() as headers:
+            user = self._users_service.who_is(token, headers)
         if user is None:
             raise InvalidToken
         return user

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import wraps
 from time import perf_counter, time
 from typing import Any, NoReturn, TypeVar, cast
@@ -154,4 +155,4 @@ def register(app: Service, origins: list[str]) -> None:
     app.request_class = JsonRequest
     app.take_in = refuse_unread_parameters
     app.complete = sign
-    app.trace_headers = lambda: tracing.passed_on(request.environ)
+    app.asking = lambda: nullcontext(tracing.passed_on(request.environ))

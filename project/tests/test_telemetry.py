@@ -5,8 +5,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 from unittest import TestCase, mock
 
+from project import db
 from project.config import SettingError
 from project.server import accompany
+from project.statements import Statement
 from project.tests.base import LEARNER, BaseTestCase, users_service
 from project.tests.faults.harness import Postgres, Service
 
@@ -15,6 +17,7 @@ try:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+    from opentelemetry.trace import SpanKind
 
     from project import telemetry
 except ImportError as missing:
@@ -31,16 +34,24 @@ class TestSpans(BaseTestCase):
         self.exporter = InMemorySpanExporter()
         provider = TracerProvider()
         provider.add_span_processor(SimpleSpanProcessor(self.exporter))
-        kept = {name: getattr(self.app, name) for name in ("complete", "trace_headers")}
+        kept = {name: getattr(self.app, name) for name in ("complete", "asking")}
         self.addCleanup(delattr, self.app, "wsgi_app")
         for name, value in kept.items():
             self.addCleanup(setattr, self.app, name, value)
+        self.enterContext(mock.patch.object(Statement, "run", Statement.run))
         telemetry.watch(self.app, provider)
 
-    def span(self, path, **options):
+    def spans(self, path, **options):
+        """Return the span of a request, and those within it."""
         self.client.get(path, **options)
-        [span] = self.exporter.get_finished_spans()
-        return span
+        *within, span = self.exporter.get_finished_spans()
+        self.assertIs(span.kind, SpanKind.SERVER)
+        for inner in within:
+            self.assertEqual(inner.parent.span_id, span.context.span_id)
+        return span, within
+
+    def span(self, path, **options):
+        return self.spans(path, **options)[0]
 
     def test_are_one_for_each_request_and_named_after_its_route(self):
         span = self.span("/scores/17", headers={"X-Request-ID": "mine"})
@@ -65,11 +76,38 @@ class TestSpans(BaseTestCase):
     def test_are_what_users_service_is_asked_within(self):
         self.app.extensions["callers"]._users_service._cache.clear()
 
-        span = self.span("/ping", headers={**LEARNER, **TRACEPARENT})
+        span, [question] = self.spans("/ping", headers={**LEARNER, **TRACEPARENT})
 
         asked = {name.lower(): value for name, value in users_service().last_question.items()}
-        self.assertEqual(asked["traceparent"], f"00-{TRACE}-{span.context.span_id:016x}-01")
+        self.assertEqual(asked["traceparent"], f"00-{TRACE}-{question.context.span_id:016x}-01")
+        self.assertIs(question.kind, SpanKind.CLIENT)
         self.assertEqual(span.attributes["user.id"], "7")
+
+    def test_are_what_statements_are_run_within(self):
+        _, [statement] = self.spans("/scores/17")
+
+        self.assertIs(statement.kind, SpanKind.CLIENT)
+        self.assertEqual(statement.attributes["db.system.name"], "postgresql")
+        self.assertIn("FROM scores", statement.attributes["db.query.text"])
+        self.assertNotIn("17", statement.attributes["db.query.text"])
+
+    def test_say_which_statement_failed_and_not_of_what(self):
+        broken = Statement("SELECT CAST(:text AS bigint)", text="text")
+        view = self.app.view_functions["eval.health"]
+        self.addCleanup(self.app.view_functions.__setitem__, "eval.health", view)
+        self.app.view_functions["eval.health"] = lambda: db.read(broken, text="s3cr3t")
+
+        with self.assertLogs(self.app.logger, "ERROR"):
+            _, [statement] = self.spans("/health")
+
+        self.assertFalse(statement.status.is_ok)
+        self.assertEqual(statement.attributes["db.response.status_code"], "22P02")
+        self.assertNotIn("s3cr3t", statement.to_json())
+
+    def test_are_none_outside_of_requests(self):
+        db.read(Statement("SELECT 1"))
+
+        self.assertEqual(self.exporter.get_finished_spans(), ())
 
     def test_say_where_the_service_failed(self):
         view = self.app.view_functions["eval.health"]
