@@ -6,7 +6,6 @@ nothing of them.
 """
 
 from collections.abc import Sequence
-from datetime import datetime
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -15,14 +14,6 @@ import orjson
 from project.extensions import db
 from project.statements import Statement
 
-# What PostgreSQL calls the types of the values that a list is asked for with.
-TYPES = {
-    bool: "boolean",
-    int: "bigint",
-    str: "text",
-    datetime: "timestamptz",
-    list: "text[]",
-}
 # Between two rows; no row has a line break of its own.
 SEPARATOR = ",\n"
 # The version of a page (RFC 9110, section 8.8.3) is a hash of its rows, in any order: a list
@@ -57,25 +48,18 @@ class Listing(NamedTuple):
 
 
 @cache
-def _statement(template: str, rows: str, **types: str) -> Statement:
-    return Statement(template.format(rows=rows), planned_once=bool(types), **types)
+def _statement(template: str, rows: str) -> Statement:
+    return Statement(template.format(rows=rows))
 
 
-def read(
-    rows: str, *, limit: int, known: Sequence[str], planned_once: bool = True, **values: Any
-) -> Listing:
+def read(rows: str, *, limit: int, known: Sequence[str], **values: Any) -> Listing:
     """Return the first `limit` rows that a statement gives, which should give one more.
 
     That one tells whether there is a page behind this one. `known` are the ETags of what the
-    caller has; * is any. To plan a page takes nearly as long as to read it, so that is done once,
-    but for where the best way to its rows depends on the values.
+    caller has; * is any.
     """
-    values["limit"] = limit
-    if known:
-        values["known"] = list(known)
-    types = {name: TYPES[type(value)] for name, value in values.items()} if planned_once else {}
     template = LISTING_UNLESS_KNOWN if known else LISTING
-    [page] = db.read(_statement(template, rows, **types), **values)
+    [page] = db.read(_statement(template, rows), limit=limit, known=list(known), **values)
     if page.rows is None:
         return Listing(page.etag, None, None)
     shown, last = page.rows, None

@@ -15,8 +15,6 @@ from psycopg2.errors import DuplicatePreparedStatement, InvalidSqlStatementName
 from psycopg2.extras import NamedTupleCursor
 
 PARAMETER = re.compile(r"(?<!:):([a-z_]+)")
-# Good for the message that it is sent in, which is a transaction.
-KEEP_PLAN = "SET LOCAL plan_cache_mode = force_generic_plan; "
 
 Connection = Any  # one of SQLAlchemy's pool, with psycopg2's behind it
 Row = Any  # a named tuple
@@ -25,16 +23,15 @@ Row = Any  # a named tuple
 class Statement:
     """One SQL statement; `:name` stands for a value.
 
-    It is prepared where the types of its values are said. PostgreSQL plans it anew nevertheless
-    where it hopes for a better plan from the values at hand, as it always does from that of a
-    LIMIT; not so where it is `planned_once`.
+    It is prepared where the types of its values are said. That brings nothing where PostgreSQL
+    plans by the values themselves, as it does for a LIMIT; and to keep the plan all the same
+    would be to keep one that was made for a small table.
     """
 
-    def __init__(self, sql: str, *, planned_once: bool = False, **types: str) -> None:
+    def __init__(self, sql: str, **types: str) -> None:
         self.sql = sql
         self._plain = PARAMETER.sub(r"%(\1)s", sql)
         self._name: str | None = None
-        self._before = KEEP_PLAN if planned_once else ""
         if types:
             self._name_and_type(sql, types)
 
@@ -64,7 +61,7 @@ class Statement:
                 with suppress(DuplicatePreparedStatement):
                     cursor.execute(self._prepare)
                 known.add(self._name)
-            cursor.execute(self._before + self._execute, values)
+            cursor.execute(self._execute, values)
         except InvalidSqlStatementName:  # nothing was run
             connection.info["forgets"] = True
             cursor.execute(self._plain, values)

@@ -4,8 +4,6 @@ from project.statements import Statement
 from project.tests.base import BaseTestCase
 from project.tests.utils import add_counter
 
-PLANS = Statement("SELECT generic_plans AS kept, custom_plans AS anew FROM pg_prepared_statements")
-
 
 class TestStatement(BaseTestCase):
     def prepared(self):
@@ -19,13 +17,6 @@ class TestStatement(BaseTestCase):
 
         self.assertIn(queries.ADD._name, once)
         self.assertEqual(self.prepared(), once)
-
-    def test_is_planned_once_also_where_it_has_a_limit(self):
-        """PostgreSQL itself would plan it for each page, as pages may be of any length."""
-        for limit in range(1, 8):
-            self.assertEqual(self.client.get(f"/scores?limit={limit}").status_code, 200)
-
-        self.assertEqual(db.read(PLANS), [(7, 0)])
 
     def test_is_sent_as_it_is_to_a_connection_that_forgot_it(self):
         """As behind a pooler, which gives another connection each time."""

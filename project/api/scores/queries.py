@@ -221,9 +221,7 @@ def select_page(*, after: int, limit: int, known: Sequence[str], **filters: Any)
     """Return the scores behind the id `after` that pass the FILTERS, in the order of their ids."""
     given = {name: value for name, value in filters.items() if value is not None}
     rows = PAGE.format(filters=" AND ".join(FILTERS[name] for name in given) or "true")
-    # Of a time that long ago almost everything was written since, of another almost nothing.
-    usual = "updated_since" not in given
-    return listings.read(rows, limit=limit, known=known, planned_once=usual, after=after, **given)
+    return listings.read(rows, limit=limit, known=known, after=after, **given)
 
 
 def select_history(score_id: int, *, after: int, limit: int, known: Sequence[str]) -> Listing:

@@ -193,7 +193,7 @@ def select_leaderboard(
         return listings.read(rows, limit=limit, known=known, **values)
     ranked, chosen = (EVERYONE, COUNTED_NEXT_PAGE) if after else (TOP, COUNTED_FIRST_PAGE)
     rows = COUNTED.format(ranked=ranked, chosen=chosen, rank=COUNTED_RANKS[tie])
-    return listings.read(rows, limit=limit, known=known, planned_once=False, since=since, **values)
+    return listings.read(rows, limit=limit, known=known, since=since, **values)
 
 
 def select_neighbours(
@@ -205,7 +205,7 @@ def select_neighbours(
         rows = KEPT.format(chosen=NEIGHBOURS, rank=KEPT_RANKS[tie])
         return listings.read(rows, known=known, **values)
     rows = COUNTED.format(ranked=EVERYONE, chosen=COUNTED_NEIGHBOURS, rank=COUNTED_RANKS[tie])
-    return listings.read(rows, known=known, planned_once=False, since=since, **values)
+    return listings.read(rows, known=known, since=since, **values)
 
 
 def select_progress(user_id: int, tz: str) -> Row:

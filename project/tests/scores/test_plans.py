@@ -10,7 +10,7 @@ from sqlalchemy import text
 from project import db
 from project.api.scores import queries, standings, totals
 from project.api.scores.queries import NewAttempt
-from project.statements import KEEP_PLAN, Statement
+from project.statements import Statement
 from project.tests.base import ADMIN, BaseTestCase, empty_tables, shared_app
 from project.tests.scores.reckoning import TIES
 from project.users import User
@@ -103,7 +103,7 @@ class PlansTestCase(BaseTestCase):
         sent = []
 
         def note(statement, connection, **values):
-            sent.append((statement, values))
+            sent.append((statement._plain, values))
             return run(statement, connection, **values)
 
         run = Statement.run
@@ -111,24 +111,23 @@ class PlansTestCase(BaseTestCase):
             yield sent
 
     def plan(self, statement, values, *before):
-        """Return how a statement is run, after others, in a transaction that is undone."""
-        if statement._before:
-            return self.lasting_plan(statement, values, *before)
-        return self.explain(statement._plain, values, *before)
-
-    def lasting_plan(self, statement, values, *before):
-        """Return the plan that PostgreSQL may keep after five runs: it knows no values."""
-        return self.explain(
-            statement._execute, values, *before, "DEALLOCATE ALL", KEEP_PLAN, statement._prepare
-        )
-
-    def explain(self, sql, values, *before):
+        """Return how a statement was run, after others, in a transaction that is undone."""
         with db.engine.connect() as connection:
             for other in before:
                 connection.exec_driver_sql(other)
-            explain = f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {sql}"
+            explain = f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {statement}"
             [explained] = connection.exec_driver_sql(explain, values).scalar()
         return explained["Plan"]
+
+    def lasting_plan(self, statement, values):
+        """Return the plan that PostgreSQL may keep after five runs: it knows no values."""
+        return self.plan(
+            statement._execute,
+            values,
+            "SET LOCAL plan_cache_mode = force_generic_plan",
+            "DEALLOCATE ALL",
+            statement._prepare,
+        )
 
     def assert_cheap(self, plan, most):
         self.assertEqual(seq_scans(plan), [])
