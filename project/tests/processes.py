@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent.parent
 # How late anything may be on a machine that is busy with other things.
 GRACE_SECONDS = 60
 # How much later than promised an answer may come there, where seconds are promised.
-LATENESS_SECONDS = 2.0
+LATENESS_SECONDS = 1.5
 
 
 def wait_until(is_so, seconds=GRACE_SECONDS):

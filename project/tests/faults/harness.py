@@ -477,11 +477,11 @@ class CountsTestCase(FaultTestCase):
         self.assertTrue(self.service.audit(name)["consistent"])
 
     @contextmanager
-    def under_load(self):
+    def under_load(self, pause=PAUSE_SECONDS):
         """Count with and without keys for as long as the block lasts; then look at the books."""
         with (
-            load(self.service, 16, name="hot") as books,
-            load(self.service, 16, name="keyed", keys=True) as keyed,
+            load(self.service, 16, name="hot", pause=pause) as books,
+            load(self.service, 16, name="keyed", keys=True, pause=pause) as keyed,
         ):
             yield books
             time.sleep(LOAD_SECONDS)

@@ -61,7 +61,7 @@ class TestKilled(harness.CountsTestCase):
     def test_worker_costs_nothing_that_was_answered(self):
         before = {worker.pid for worker in self.service.workers}
 
-        with self.under_load():
+        with self.under_load(pause=0):
             self.service.kill_worker()
             began = time.monotonic()
             wait_until(lambda: {worker.pid for worker in self.service.workers} - before)
@@ -70,7 +70,7 @@ class TestKilled(harness.CountsTestCase):
         self.report("a killed worker was replaced after", seconds)
 
     def test_service_costs_nothing_that_was_answered(self):
-        with self.under_load():
+        with self.under_load(pause=0):
             self.service.kill()
             began = time.monotonic()
             self.service.start()
@@ -79,7 +79,7 @@ class TestKilled(harness.CountsTestCase):
         self.report("a killed service answered again after", seconds)
 
     def test_postgres_costs_nothing_that_was_answered(self):
-        with self.under_load() as books:
+        with self.under_load(pause=0) as books:
             self.postgres.kill()
             time.sleep(0.2)
             self.postgres.start()

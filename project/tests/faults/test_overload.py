@@ -49,7 +49,7 @@ class OverloadTestCase(harness.CountsTestCase):
         self.assertLess(seconds, SLOWEST_HEALTH_SECONDS)
 
     def seconds_of_increments(self):
-        """Return how long an increment takes when nothing else goes on, the median of some."""
+        """Return how long an increment takes when nothing else goes on, the mean of some."""
         books = harness.Books()
         client = harness.Client(self.service.port, books, name="calm", count=50)
         began = time.monotonic()
