@@ -58,6 +58,7 @@ cli.add_command(db_commands)
 
 def worker() -> Service:
     """Return the app of one worker process of `serve`."""
+    server.hear_signals()
     app = create_app()
     server.accompany(app)
     return app

@@ -47,6 +47,8 @@ PRUNE_PAUSE_SECONDS = 0.1
 LOOK_AROUND_SECONDS = 1
 # How many connections a worker holds open; most are idle, and wait for no thread.
 CONNECTIONS = 4096
+# What tells a process to end.
+ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 def serve(app: APIFlask) -> None:
@@ -79,6 +81,28 @@ def serve(app: APIFlask) -> None:
     )
     with _kept_running(app.extensions["embedded_postgres"], app.logger):
         server.serve()
+
+
+def hear_signals() -> None:
+    """Have a thread of its own hear that this worker process is to end, from now on.
+
+    Python runs a handler in the main thread, which the signal itself has to wake. One that comes
+    just before that thread begins to wait wakes nobody, and the worker serves on until it is
+    killed. Where many threads want the interpreter, "just before" lasts for milliseconds.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Threads take this over from the one that starts them: nothing else is ever interrupted.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    threading.Thread(target=_handle_signals, daemon=True).start()
+
+
+def _handle_signals() -> None:
+    while True:
+        number = signal.sigwait(ENDING)
+        handle = signal.getsignal(number)
+        if not callable(handle):  # granian has set none yet, and so there is nothing to finish
+            os._exit(128 + number)
+        handle(number, None)
 
 
 def accompany(app: Service) -> None:

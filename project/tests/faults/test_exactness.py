@@ -7,6 +7,7 @@ import time
 import unittest
 from subprocess import PIPE
 
+from project.server import GRACE_SECONDS
 from project.tests.faults import harness
 from project.tests.faults.harness import (
     Books,
@@ -99,9 +100,11 @@ class TestTermination(harness.CountsTestCase):
         with load(self.service, 32, pause=0) as books:
             began = time.monotonic()
             code = self.service.terminate()
-            self.report("under load the service ended after", time.monotonic() - began)
+            seconds = time.monotonic() - began
+            self.report("under load the service ended after", seconds)
 
         self.assertEqual(code, 0, self.service.output())
+        self.assertLess(seconds, GRACE_SECONDS, "a worker was killed")
         answered = len(books.values)
         self.service.start()
         self.assertEqual(self.service.value("hot"), answered)

@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
 from collections import Counter
@@ -14,6 +15,7 @@ from contextlib import suppress
 
 import psutil
 
+from project import metrics
 from project.tests.faults import harness
 from project.tests.faults.harness import (
     ANSWER_SECONDS,
@@ -25,7 +27,15 @@ from project.tests.faults.harness import (
     Service,
     visitors,
 )
-from project.tests.processes import environment, free_port, house, postmaster, wait_until
+from project.tests.processes import (
+    GRACE_SECONDS,
+    ROOT,
+    environment,
+    free_port,
+    house,
+    postmaster,
+    wait_until,
+)
 
 
 def setUpModule():
@@ -91,6 +101,41 @@ class TestOutOfMemory(WorkerTestCase):
             return 0
         finally:
             connection.close()
+
+
+# A worker that never serves: its main thread waits for what no signal interrupts.
+DEAF = """
+import ctypes, os, signal
+from manage import worker
+
+worker()
+signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
+system, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(128)
+system.pthread_mutex_init(mutex, None)
+system.pthread_mutex_lock(mutex)
+print("waits", flush=True)
+system.pthread_mutex_lock(mutex)
+"""
+
+
+class TestDeaf(FaultTestCase):
+    def test_worker_ends_though_the_signal_does_not_wake_its_main_thread(self):
+        folder = self.enterContext(tempfile.TemporaryDirectory(prefix="eval-deaf-"))
+        known = {"DATABASE_TEST_URL": self.postgres.url, metrics.FOLDER: folder}
+        worker = subprocess.Popen(
+            [sys.executable, "-c", DEAF],
+            cwd=ROOT,
+            env=environment(APP_SETTINGS="project.config.TestingConfig", **known),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.addCleanup(worker.communicate)
+        self.addCleanup(worker.kill)
+        self.assertEqual(worker.stdout.readline(), "waits\n")
+
+        worker.terminate()
+
+        self.assertEqual(worker.wait(GRACE_SECONDS), 7)
 
 
 class Household:
