@@ -54,7 +54,7 @@ ASKING_NOBODY = {
     "eval.health",
     "eval.metrics_of_all_workers",
     "eval.docs",
-    "openapi.spec",
+    documents.ENDPOINT,
     "static",
 }
 

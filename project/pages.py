@@ -1,4 +1,4 @@
-"""Pages for people: how they are sent, and the files that they are made of.
+"""Pages for people: how they are sent, as is the document of the API, and what they are made of.
 
 What a page needs comes from this service and stands in files: nothing is loaded from elsewhere,
 and neither a script nor a style stands in the page itself. So the policy below can forbid all
@@ -35,12 +35,19 @@ POLICY = (
 
 
 class Asset(NamedTuple):
-    """A file of a page, as it is sent."""
+    """A page, or a file of one, as it is sent."""
 
     body: bytes
     packed: bytes | None
     mimetype: str
     version: str
+
+    @classmethod
+    def of(cls, body: bytes, mimetype: str) -> "Asset":
+        """Return what is sent of that, packed where it is worth it."""
+        is_packable = len(body) >= WORTH_PACKING and mimetype.startswith(PACKABLE)
+        packed = gzip.compress(body, mtime=0) if is_packable else None
+        return cls(body, packed, mimetype, hashlib.sha256(body).hexdigest()[:16])
 
 
 def page(view: View) -> View:
@@ -59,7 +66,22 @@ def page(view: View) -> View:
 def versioned(template: str, mimetype: str = "text/html", **values: Any) -> Response:
     """Return a page with its ETag, or 304 where the caller has it as it is (RFC 9110, 13.1.2)."""
     body = render_template(template, **values).encode()
-    return _send(body, _pack(body), mimetype, _version(body), "no-cache")
+    return _send(Asset.of(body, mimetype), "no-cache")
+
+
+def constant(view: View) -> View:
+    """Have a view that always answers the same do so once, and send that as `versioned()` does."""
+
+    @cache
+    def answer() -> Asset:
+        response = make_response(view())
+        return Asset.of(response.get_data(), str(response.mimetype))
+
+    @wraps(view)
+    def sent() -> Response:
+        return _send(answer(), "no-cache")
+
+    return cast(View, sent)
 
 
 def register(app: Service) -> None:
@@ -79,18 +101,18 @@ def send_asset(filename: str) -> Response:
     asset = _asset(filename)
     is_this_one = request.args.get("v") == asset.version
     caching = f"public, max-age={YEAR_SECONDS}, immutable" if is_this_one else "no-cache"
-    return _send(asset.body, asset.packed, asset.mimetype, asset.version, caching)
+    return _send(asset, caching)
 
 
-def _send(body: bytes, packed: bytes | None, mimetype: str, version: str, caching: str) -> Response:
-    response = PlainResponse(body, mimetype=mimetype)
+def _send(asset: Asset, caching: str) -> Response:
+    response = PlainResponse(asset.body, mimetype=asset.mimetype)
     response.headers["Cache-Control"] = caching
-    if packed is not None:
+    if asset.packed is not None:
         response.headers["Vary"] = "Accept-Encoding"
         if request.accept_encodings["gzip"]:
-            response.set_data(packed)
+            response.set_data(asset.packed)
             response.headers["Content-Encoding"] = "gzip"
-    response.set_etag(version, weak=True)  # the same for both encodings
+    response.set_etag(asset.version, weak=True)  # the same for both encodings
     response.make_conditional(request)
     return response
 
@@ -102,15 +124,5 @@ def _asset(filename: str) -> Asset:
     # Path.is_file raises where the name is too long to be one.
     if path is None or not os.path.isfile(path):
         raise NotFound
-    body = Path(path).read_bytes()
     mimetype = mimetypes.guess_type(path)[0] or "text/plain"
-    packed = _pack(body) if mimetype.startswith(PACKABLE) else None
-    return Asset(body, packed, mimetype, _version(body))
-
-
-def _pack(body: bytes) -> bytes | None:
-    return gzip.compress(body, mtime=0) if len(body) >= WORTH_PACKING else None
-
-
-def _version(body: bytes) -> str:
-    return hashlib.sha256(body).hexdigest()[:16]
+    return Asset.of(Path(path).read_bytes(), mimetype)

@@ -14,6 +14,7 @@ from werkzeug.routing import Rule
 from project.api import errors, examples
 from project.api.errors import ApiError
 from project.api.fields import LARGEST_BIGINT, NAME_PATTERN
+from project.pages import constant
 
 View = TypeVar("View", bound=Callable[..., Any])
 Schema = dict[str, Any]
@@ -33,6 +34,9 @@ same answer, with `Idempotency-Replayed: true`. **To ask again** costs little wi
 The examples work on a service that `python manage.py seed_db` has filled, once each, with the
 token that `sh run.sh` prints.
 """
+
+# Where APIFlask sends the document.
+ENDPOINT = "openapi.spec"
 
 SETTINGS = {
     "OPENAPI_VERSION": "3.1.0",
@@ -194,8 +198,9 @@ def _annotations(view: Any) -> Schema:
 
 
 def register(app: APIFlask) -> None:
-    """Have the app's document completed here."""
+    """Have the app's document completed here, and made once."""
     app.config.update(SETTINGS)
+    app.view_functions[ENDPOINT] = constant(app.view_functions[ENDPOINT])
 
     @app.spec_processor
     def _complete(document: Any) -> Schema:

@@ -1,6 +1,7 @@
 """Pages for people: what they are sent with, and the files that they are made of."""
 
 import gzip
+import json
 import re
 from html.parser import HTMLParser
 
@@ -91,6 +92,22 @@ class TestPages(BaseTestCase):
         sizes = [len(self.client.get(path, headers=packed).data) for path in {"/dashboard", *files}]
 
         self.assertLess(sum(sizes), 50_000)
+
+
+class TestDocument(BaseTestCase):
+    def test_is_packed_and_not_sent_again_to_who_has_it(self):
+        plain = self.client.get("/openapi.json")
+        packed = self.client.get("/openapi.json", headers={"Accept-Encoding": "gzip"})
+        again = self.client.get("/openapi.json", headers={"If-None-Match": plain.headers["ETag"]})
+
+        self.assertEqual(json.loads(plain.data)["openapi"], "3.1.0")
+        self.assertEqual(gzip.decompress(packed.data), plain.data)
+        self.assertLess(len(packed.data), 20_000)
+        self.assertEqual((again.status_code, again.data), (304, b""))
+        for answer in (plain, packed):
+            self.assertEqual(answer.mimetype, "application/json")
+            self.assertEqual(answer.headers["Vary"], "Accept-Encoding")
+            self.assertEqual(answer.headers["Cache-Control"], "no-cache")
 
 
 class TestFiles(BaseTestCase):
