@@ -84,14 +84,15 @@ def serve(app: APIFlask) -> None:
 
 
 def hear_signals() -> None:
-    """Have a thread of its own hear that this worker process is to end, from now on.
+    """Have a thread of its own hear that this worker process is to end; called before all else.
 
     Python runs a handler in the main thread, which the signal itself has to wake. One that comes
     just before that thread begins to wait wakes nobody, and the worker serves on until it is
     killed. Where many threads want the interpreter, "just before" lasts for milliseconds.
     """
+    # Python has a handler for this one, which would be taken for granian's.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # Threads take this over from the one that starts them: nothing else is ever interrupted.
+    # Threads take this over from the one that starts them: only the one that waits will hear.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     threading.Thread(target=_handle_signals, daemon=True).start()
 
