@@ -141,11 +141,17 @@ class Service:
             raise
 
     def is_ready(self) -> bool:
+        """Return whether it answers, with all of its workers."""
         if self.process.poll() is not None:
             raise AssertionError(self.output())
-        with suppress(OSError, http.client.HTTPException):
-            return self.get("/ready")[0] == 200
+        with suppress(OSError, http.client.HTTPException, psutil.NoSuchProcess):
+            return self.get("/ready")[0] == 200 and self._listening() == self.size
         return False
+
+    def _listening(self) -> int:
+        """Return how many workers take connections; one that is still starting refuses them."""
+        lines = [line for worker in self.workers for line in worker.net_connections()]
+        return sum(line.status == psutil.CONN_LISTEN for line in lines)
 
     def get(self, path: str, token: str | None = None) -> tuple[int, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
@@ -166,7 +172,7 @@ class Service:
 
     @property
     def workers(self) -> list[psutil.Process]:
-        """The processes that answer, the oldest first."""
+        """The processes that answer or will, the oldest first."""
         serving = []
         for child in psutil.Process(self.process.pid).children():
             with suppress(psutil.NoSuchProcess):
@@ -456,7 +462,8 @@ class CountsTestCase(FaultTestCase):
     def setUp(self):
         if self.service.process.poll() is not None:
             self.service.start()
-        wait_until(lambda: len(self.service.workers) == self.service.size)
+        else:
+            wait_until(self.service.is_ready)
         self.empty()
 
     def assert_nothing_lost(self, books, name="hot"):

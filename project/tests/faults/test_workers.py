@@ -149,12 +149,12 @@ class Household:
     def serve(self):
         """Start one more service; return it once it is ready."""
         service = Service.__new__(Service)
-        service.port = free_port()
+        service.port, service.size = free_port(), 1
         service.log = (self.folder / f"{service.port}.log").open("w+")
         service.process = subprocess.Popen(
             [sys.executable, "-m", "manage", "serve"],
             cwd=self.folder,
-            env=environment(PORT=str(service.port), WORKERS="1", SECRET_KEY=SECRET),
+            env=environment(PORT=str(service.port), WORKERS=str(service.size), SECRET_KEY=SECRET),
             stdout=service.log,
             stderr=service.log,
         )
