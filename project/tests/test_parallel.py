@@ -72,11 +72,16 @@ class ParallelTestCase(TestCase):
         (self.folder / "run.py").write_text(RUN)
 
     def module(self, name, *bodies, before=""):
-        """Write a module with a class of each of the bodies, and return its name."""
+        """Write a module with a class of each of the bodies, and return its name.
+
+        No two have one name: Python would take the second, as long and of the same second, for the
+        first, which it has compiled.
+        """
         lines = ["import os, pathlib, signal, time, unittest", before]
         for number, body in enumerate(bodies, start=1):
             lines += [f"class Test{number}(unittest.TestCase):", f"    {body}"]
-        (self.folder / f"{name}.py").write_text("\n".join(lines))
+        with (self.folder / f"{name}.py").open("x") as file:
+            file.write("\n".join(lines))
         return name
 
     def start(self, *names, jobs=2, **settings):
@@ -163,18 +168,16 @@ class TestDeath(ParallelTestCase):
 
 class TestProcesses(ParallelTestCase):
     def test_are_as_many_as_there_are_jobs_and_databases(self):
-        for jobs, settings, processes in (
-            (2, {}, 2),
-            (1, {}, 1),
-            (2, {"DATABASE_TEST_URL": "postgresql://localhost/one"}, 1),
+        for name, jobs, settings, processes in (
+            ("two_jobs", 2, {}, 2),
+            ("one_job", 1, {}, 1),
+            ("one_database", 2, {"DATABASE_TEST_URL": "postgresql://localhost/one"}, 1),
         ):
-            with self.subTest(jobs=jobs, settings=settings):
+            with self.subTest(name):
                 folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
                 body = LEAVING_ITS_NUMBER.format(folder=folder)
 
-                code, said = self.run_tests(
-                    self.module("leaving", body, body), jobs=jobs, **settings
-                )
+                code, said = self.run_tests(self.module(name, body, body), jobs=jobs, **settings)
 
                 self.assertEqual(code, 0, said)
                 self.assertEqual(len(list(folder.iterdir())), processes)
