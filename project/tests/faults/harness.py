@@ -37,6 +37,8 @@ WORKERS = 2
 PERSISTENCE_SECONDS = 60
 # How long a client rests between two increments where the processor is not what is tested.
 PAUSE_SECONDS = 0.02
+# How long a client leaves a service alone that is not there, so that it can start.
+ABSENCE_SECONDS = 0.1
 # How long a test of a fault goes on once it is over.
 LOAD_SECONDS = 1.0
 # By when every request is answered, and by when all is as before the fault.
@@ -209,7 +211,11 @@ class Service:
 
 @dataclass
 class Books:
-    """What the clients know: the values they were given, and how many answers never came."""
+    """What the clients know.
+
+    The values that they were given, of how many increments nobody said whether they happened, and
+    how often they were refused, with 503 or for want of who listens.
+    """
 
     values: list[int] = field(default_factory=list)
     unknown: int = 0
@@ -270,6 +276,11 @@ class Client(threading.Thread):
         """Send one increment; return whether the outcome is known."""
         try:
             status, body = self._send(key)
+        except ConnectionRefusedError:  # nothing was sent, and so nothing is stored
+            self._connection = None
+            self._books.note_refused()
+            time.sleep(ABSENCE_SECONDS)
+            return False
         except (OSError, http.client.HTTPException, ValueError):
             self._connection = None
             self._books.note_unknown()
