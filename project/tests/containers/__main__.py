@@ -132,8 +132,8 @@ class Load:
     def figures(self) -> str:
         reads = sum(reader.answered for reader in self._readers)
         return (
-            f"{len(self.plain.values)} increments ({self.plain.unknown} without an answer), "
-            f"{len(self.keyed.values)} with keys ({self.keyed.unknown} repeated by the client), "
+            f"{len(self.plain.values)} increments ({self.plain.failed} failed), "
+            f"{len(self.keyed.values)} with keys ({self.keyed.failed} repeated by the client), "
             f"{reads} reads ({len(self.failed_reads)} failed)"
         )
 
@@ -197,14 +197,14 @@ def a_replica_is_killed(stack: Stack) -> None:
         time.sleep(2 * LOAD_SECONDS)
         stack.compose("start", REPLICAS[1])
         wait_until(lambda: stack.is_healthy(REPLICAS[1]), START_SECONDS)
-    check(running.keyed.unknown == 0, f"{running.keyed.unknown} keyed increments were not answered")
+    check(running.keyed.failed == 0, f"{running.keyed.failed} keyed increments failed at first")
 
 
 def replicas_are_replaced(stack: Stack) -> None:
     """Replace one after the other; not one request fails, with a key or without."""
     with load(stack, "rolled") as running:
         stack.run("sh", "deploy/roll.sh")
-    check(running.plain.unknown == running.keyed.unknown == 0, "a request was not answered")
+    check(running.plain.failed == running.keyed.failed == 0, "a request failed")
 
 
 def limits_are_shared(stack: Stack) -> None:

@@ -214,7 +214,7 @@ class Books:
     """What the clients know.
 
     The values that they were given, of how many increments nobody said whether they happened, and
-    how often they were refused, with 503 or for want of who listens.
+    how often they were refused, which counted nothing: by an answer, or for want of who listens.
     """
 
     values: list[int] = field(default_factory=list)
@@ -222,6 +222,11 @@ class Books:
     refused: int = 0
     strange: list[tuple[int, Any]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def failed(self) -> int:
+        """How many requests were not answered with a value."""
+        return self.unknown + self.refused
 
     def note(self, value: int) -> None:
         with self.lock:
@@ -273,7 +278,7 @@ class Client(threading.Thread):
                 time.sleep(0.02)
 
     def _increment(self, key: str | None) -> bool:
-        """Send one increment; return whether the outcome is known."""
+        """Send one increment; return whether that is all, or who has a key is to send it again."""
         try:
             status, body = self._send(key)
         except ConnectionRefusedError:  # nothing was sent, and so nothing is stored
@@ -290,9 +295,10 @@ class Client(threading.Thread):
             self._books.note(body["data"]["value"])
             return True
         if status in {409, 503} and (key or status == 503):
-            self._books.note_refused()
             if "unknown" in body["message"]:
                 self._books.note_unknown()
+            else:
+                self._books.note_refused()
             time.sleep(0.01)
             return False
         self._books.note_strange(status, body)

@@ -124,7 +124,7 @@ class TestService(PoolerTestCase):
 
         for name, book in (("hot", books), ("keyed", keyed)):
             with self.subTest(name):
-                self.assertEqual((book.strange, book.unknown), ([], 0), service.output())
+                self.assertEqual((book.strange, book.failed), ([], 0), service.output())
                 self.assertEqual(sorted(book.values), list(range(1, len(book.values) + 1)))
                 self.assertEqual(service.value(name), len(book.values))
                 self.assertTrue(service.audit(name)["consistent"])
