@@ -37,6 +37,19 @@ LISTING_UNLESS_KNOWN = f"""
 """
 
 
+def time_text(column: str) -> str:
+    """Return the SQL for a time as RFC 3339 text, with six digits: 2026-11-25T09:01:24.479240Z.
+
+    The time zone of the session must be UTC, as it is in every connection of `db`.
+    """
+    return f"""to_char({column}, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
+
+
+def time(column: str) -> str:
+    """Return the SQL for a time as text, under the name of its column."""
+    return f"{time_text(column)} AS {column}"
+
+
 class Listing(NamedTuple):
     """One page of a list."""
 

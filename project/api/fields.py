@@ -41,24 +41,39 @@ def _boolean(text: Any) -> Any:
 
 EARLIEST = datetime.min.replace(tzinfo=UTC)
 LATEST = datetime.max.replace(tzinfo=UTC)
-# RFC 3339, section 5.6: always with the offset from UTC.
-RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
+# RFC 3339, section 5.6: always with the offset from UTC. No leap seconds, which PostgreSQL lacks.
+RFC_3339 = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?"
+    r"([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)"
+)
+WRITE_A_TIME = "Write a time with its offset from UTC (RFC 3339), like 2026-11-20T08:30:00Z"
 
 
 def _time(text: Any) -> Any:
+    """Return the time that a text in the format of RFC 3339 means, in UTC."""
     if not isinstance(text, str) or not RFC_3339.fullmatch(text):
-        raise ValueError("Input should be a time as RFC 3339 writes it, like 2026-11-20T08:30:00Z")
-    moment = datetime.fromisoformat(text.upper())
+        raise ValueError(WRITE_A_TIME)
+    try:
+        moment = datetime.fromisoformat(text.upper())
+    except ValueError:  # no such day
+        raise ValueError(WRITE_A_TIME) from None
     try:
         return moment.astimezone(UTC)
-    except OverflowError:  # in UTC it is in the year 0 or 10 000: before or after everything
+    except OverflowError:  # year 0 or 10 000 in UTC: before or after everything
         return EARLIEST if moment.year == 1 else LATEST
 
 
-# The same, as they stand in a query string, where everything is text.
+def _query_time(text: Any) -> Any:
+    """Return the time; a `+` that was not escaped in the query string arrives as a space."""
+    return _time(re.sub(r" (?=\d\d:\d\d$)", "+", text) if isinstance(text, str) else text)
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_time)]
+
+# Types of a query string, where everything is text.
 QueryId = Annotated[Id, BeforeValidator(to_integer)]
 QueryBoolean = Annotated[bool, BeforeValidator(_boolean)]
-QueryTime = Annotated[AwareDatetime, BeforeValidator(_time)]
+QueryTime = Annotated[AwareDatetime, BeforeValidator(_query_time)]
 
 
 class PageQuery(Strict):

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import orjson
@@ -28,9 +28,8 @@ def _plain(value: Any) -> Any:
 
 
 def _rfc3339(moment: datetime) -> str:
-    """Return a time as PostgreSQL writes it in JSON: no zeros at the end of a second's fraction."""
-    text = moment.isoformat()
-    return f"{text[:19]}{text[19:-6].rstrip('0')}{text[-6:]}" if moment.microsecond else text
+    """Return a time as RFC 3339 text in UTC, with six digits: 2026-11-25T09:01:24.479240Z."""
+    return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
 
 
 def integer(value: int) -> orjson.Fragment:

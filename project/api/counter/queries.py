@@ -121,8 +121,8 @@ LEDGER_SUM = Statement(
 DELETE = Statement("DELETE FROM counters WHERE name = :name RETURNING name", name="text")
 DELETE_LEDGER = Statement("DELETE FROM counter_hours WHERE name = :name", name="text")
 
-PAGE = """
-    SELECT name, value, created_at, updated_at
+PAGE = f"""
+    SELECT name, value, {listings.time("created_at")}, {listings.time("updated_at")}
       FROM counters
      WHERE name > :after
      ORDER BY name

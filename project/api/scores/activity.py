@@ -7,15 +7,17 @@ from typing import Literal, NamedTuple
 from project.extensions import db
 from project.statements import Row, Statement
 
-# Each interval is counted by itself, within an index by time: so no row is looked at.
+# Each interval is counted by itself, in an index by time, without reading rows. All windows end
+# now, by the clock of the database: times in the future do not count.
 POINTS = Statement("""
     SELECT at,
            (SELECT count(*)
               FROM attempts AS a
-             WHERE a.at >= point.at AND a.at < point.at + step) AS attempts,
+             WHERE a.at >= point.at AND a.at < point.at + step AND a.at <= now()) AS attempts,
            (SELECT count(*)
               FROM scores
-             WHERE solved_at >= point.at AND solved_at < point.at + step) AS solved
+             WHERE solved_at >= point.at AND solved_at < point.at + step
+               AND solved_at <= now()) AS solved
       FROM make_interval(secs => :seconds) AS step,
            generate_series(CAST(:since AS timestamptz), :until, step) AS point (at)
      ORDER BY at
@@ -25,15 +27,17 @@ TODAY = Statement("""
     SELECT count(*) AS attempts,
            count(*) FILTER (WHERE correct) AS correct,
            count(DISTINCT user_id) AS users,
-           (SELECT count(*) FROM scores WHERE solved_at >= :midnight) AS solved
+           (SELECT count(*)
+              FROM scores
+             WHERE solved_at >= :midnight AND solved_at <= now()) AS solved
       FROM attempts
-     WHERE at >= :midnight
+     WHERE at >= :midnight AND at <= now()
 """)
 
 FAILURES = Statement("""
     SELECT exercise_id, count(*) FILTER (WHERE NOT correct) AS failed, count(*) AS attempts
       FROM attempts
-     WHERE at >= :since
+     WHERE at >= :since AND at <= now()
      GROUP BY exercise_id
     HAVING NOT bool_and(correct)
      ORDER BY failed DESC, attempts, exercise_id

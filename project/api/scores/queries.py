@@ -147,7 +147,8 @@ SELECT = Statement(ONE, score_id="bigint")
 SELECT_OWN = Statement(f"{ONE} AND user_id = :user_id", score_id="bigint", user_id="bigint")
 
 PAGE = f"""
-    SELECT {SHOWN}
+    SELECT id, user_id, exercise_id, correct, attempts, {listings.time("solved_at")},
+           {listings.time("created_at")}, {listings.time("updated_at")}
       FROM scores
      WHERE id > :after AND {{filters}}
      ORDER BY id
@@ -165,8 +166,8 @@ FILTERS = {
            (SELECT user_id, exercise_id FROM attempts WHERE at >= :updated_since)""",
 }
 
-HISTORY = """
-    SELECT seq, a.correct, actor, at
+HISTORY = f"""
+    SELECT seq, a.correct, actor, {listings.time("at")}
       FROM attempts AS a
       JOIN scores AS s
      USING (user_id, exercise_id)

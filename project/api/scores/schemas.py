@@ -1,9 +1,7 @@
 """What comes in and goes out about scores; the API document is made from it."""
 
 from datetime import date, datetime
-from functools import cache
 from typing import Annotated, ClassVar, Literal
-from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PlainValidator
 from werkzeug.routing import BaseConverter
@@ -20,6 +18,7 @@ from project.api.fields import (
     Strict,
     to_integer,
 )
+from project.api.scores import time_zones
 
 MOST_SCORES = 1000
 
@@ -81,7 +80,9 @@ class OwnScoreFilter(PageQuery):
     correct: Omittable[QueryBoolean] = Field(
         description="Only those whose latest answer was correct (`true`) or wrong (`false`)."
     )
-    updated_since: Omittable[QueryTime] = Field(description="Only what was written then or later.")
+    updated_since: Omittable[QueryTime] = Field(
+        description="Only scores that were written at this time or later."
+    )
 
 
 class ScoreFilter(OwnScoreFilter):
@@ -90,22 +91,18 @@ class ScoreFilter(OwnScoreFilter):
     user_id: Omittable[QueryId] = Field(description="Only those of that user.")
 
 
-@cache
-def _time_zones() -> set[str]:
-    return available_timezones()
-
-
-def _known_time_zone(name: str) -> str:
-    if name not in _time_zones():
-        raise ValueError("Input should be a time zone of the IANA database, like Europe/Berlin")
-    return name
+def _time_zone(name: str) -> str:
+    found = time_zones.find(name)
+    if found is None:
+        raise ValueError("Write the name of a time zone of the IANA database, like Europe/Berlin")
+    return found
 
 
 class ProgressQuery(Strict):
-    """By whose days progress is told."""
+    """The time zone that days of progress are counted in."""
 
-    tz: Annotated[str, Field(max_length=64), AfterValidator(_known_time_zone)] = Field(
-        "UTC", description="A time zone of the IANA database, like Europe/Berlin."
+    tz: Annotated[str, Field(max_length=64), AfterValidator(_time_zone)] = Field(
+        "UTC", description="A time zone of the IANA database, like Europe/Berlin, in any case."
     )
 
 

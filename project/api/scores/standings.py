@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 from project import listings
+from project.api.scores.time_zones import Offsets
 from project.extensions import db
 from project.listings import Listing
 from project.statements import Row, Statement
@@ -30,7 +31,7 @@ KEPT = f"""
                row_number() OVER (ORDER BY solved DESC) AS dense
           FROM counts
     )
-    SELECT CAST({{rank}} AS bigint) AS rank, user_id, solved, last_solved_at
+    SELECT CAST({{rank}} AS bigint) AS rank, user_id, solved, {listings.time("last_solved_at")}
       FROM chosen
       JOIN places
      USING (solved)
@@ -83,19 +84,20 @@ NEIGHBOURS = f"""
             LIMIT :span) AS behind
 """
 
-# Within a window of time there are no sums: whoever solved something in it is counted.
+# For a window of time no sums are kept: its scores are counted. A window ends now, by the clock of
+# the database; a score that was stored with a time in the future is not in it.
 COUNTED = f"""
     WITH standings AS (
         SELECT user_id, count(*) AS solved, max(solved_at) AS last_solved_at
           FROM scores
-         WHERE solved_at >= :since
+         WHERE solved_at >= :since AND solved_at <= now()
          GROUP BY user_id
     ), ranked AS (
         SELECT {{rank}} AS rank, user_id, solved, last_solved_at,
                row_number() OVER (ORDER BY {ORDER}) AS place
           FROM {{ranked}}
     )
-    SELECT rank, user_id, solved, last_solved_at
+    SELECT rank, user_id, solved, {listings.time("last_solved_at")}
       FROM ranked
      WHERE {{chosen}}
      ORDER BY place
@@ -115,16 +117,25 @@ COUNTED_NEIGHBOURS = """
     abs(place - (SELECT place FROM ranked WHERE user_id = :user_id)) <= :span
 """
 
+# The date of a moment in the time zone of :offsets; see Offsets.
+DATE = """
+    CAST({moment} AT TIME ZONE 'UTC'
+         + make_interval(secs => (CAST(:offsets AS integer[]))[
+               1 + width_bucket(CAST(floor(extract(epoch FROM {moment})) AS bigint),
+                                CAST(:since AS bigint[]))])
+         AS date)
+"""
+
 PROGRESS = Statement(
-    """
+    f"""
     WITH mine AS (
         SELECT attempts, correct_attempts, solved_at
           FROM scores
          WHERE user_id = :user_id
     ), days AS (
-        SELECT CAST(solved_at AT TIME ZONE :tz AS date) AS day, count(*) AS solved
+        SELECT {DATE.format(moment="solved_at")} AS day, count(*) AS solved
           FROM mine
-         WHERE solved_at IS NOT NULL
+         WHERE solved_at <= now()
          GROUP BY day
     ), streaks AS (
         SELECT min(day) AS first, max(day) AS last, count(*) AS length
@@ -132,7 +143,7 @@ PROGRESS = Statement(
                   FROM days) AS islands
          GROUP BY island
     ), today AS (
-        SELECT CAST(now() AT TIME ZONE :tz AS date) AS today
+        SELECT {DATE.format(moment="now()")} AS today
     )
     SELECT count(solved_at) AS solved,
            count(*) AS attempted,
@@ -144,21 +155,22 @@ PROGRESS = Statement(
                                       FROM streaks, today
                                      WHERE today BETWEEN first AND last + 1), 0),
                'longest', coalesce((SELECT max(length) FROM streaks), 0)) AS streak,
-           coalesce((SELECT json_object_agg(day, solved ORDER BY day) FROM days), '{}') AS days
+           coalesce((SELECT json_object_agg(day, solved ORDER BY day) FROM days), '{{}}') AS days
       FROM mine
 """,
     user_id="bigint",
-    tz="text",
+    since="bigint[]",
+    offsets="integer[]",
 )
 
 STATS = Statement(
-    """
+    f"""
     SELECT CAST(coalesce(sum(attempted), 0) AS bigint) AS attempted,
            CAST(coalesce(sum(solved), 0) AS bigint) AS solved,
            CAST(coalesce(sum(attempts), 0) AS bigint) AS attempts,
            CAST(sum(solved) AS double precision)
                / CAST(nullif(sum(attempted), 0) AS double precision) AS pass_rate,
-           (SELECT json_build_object('user_id', user_id, 'at', solved_at)
+           (SELECT json_build_object('user_id', user_id, 'at', {listings.time_text("solved_at")})
               FROM scores
              WHERE exercise_id = :exercise_id AND solved_at IS NOT NULL
              ORDER BY solved_at, user_id
@@ -208,9 +220,9 @@ def select_neighbours(
     return listings.read(rows, known=known, since=since, **values)
 
 
-def select_progress(user_id: int, tz: str) -> Row:
-    """Return what a user achieved, by the days of a time zone of the IANA database."""
-    [row] = db.read(PROGRESS, user_id=user_id, tz=tz)
+def select_progress(user_id: int, zone: Offsets) -> Row:
+    """Return what a user achieved, by the days of a time zone."""
+    [row] = db.read(PROGRESS, user_id=user_id, **zone._asdict())
     return row
 
 

@@ -29,7 +29,7 @@ from project.api.responses import (
     unchanged,
     versioned,
 )
-from project.api.scores import activity, queries, standings, writes
+from project.api.scores import activity, queries, standings, time_zones, writes
 from project.api.scores.queries import NewAttempt, ScoreRow
 from project.api.scores.schemas import (
     Activity,
@@ -229,7 +229,7 @@ def get_progress(caller: User, query_data: ProgressQuery) -> Response:
     A day counts the exercises that were solved for the first time on it, in the given time zone.
     A streak is a row of days with at least one; the current one ends today or yesterday.
     """
-    return success(standings.select_progress(caller.user_id, query_data.tz))
+    return success(standings.select_progress(caller.user_id, time_zones.offsets(query_data.tz)))
 
 
 @scores_blueprint.get("/scores/exercise/<exercise_id:exercise_id>/stats")

@@ -316,7 +316,7 @@ class TestHistory(CounterTestCase):
 
         self.assertEqual(
             points,
-            [{"at": f"2020-01-01T{hour}:00:00+00:00", "added": 0} for hour in (10, 11, 12)],
+            [{"at": f"2020-01-01T{hour}:00:00.000000Z", "added": 0} for hour in (10, 11, 12)],
         )
 
     def test_leaves_out_what_was_set_and_not_added(self):

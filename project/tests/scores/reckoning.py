@@ -82,7 +82,7 @@ def leaderboard(scores, tie, window="all", now=None):
     standings = totals(
         score
         for score in scores
-        if length is None or (score.solved_at and score.solved_at >= now - length)
+        if length is None or (score.solved_at and now - length <= score.solved_at <= now)
     )
     order = sorted(
         standings.items(), key=lambda standing: (-standing[1][0], standing[1][1], standing[0])
@@ -113,11 +113,12 @@ def progress(scores, user_id, time_zone, now):
     """Return what the user achieved, by the days of a time zone."""
     zone = ZoneInfo(time_zone)
     mine = [score for score in scores if score.user_id == user_id]
-    dates = [score.solved_at.astimezone(zone).date() for score in mine if score.solved_at]
+    solved = [score.solved_at for score in mine if score.solved_at]
+    dates = [moment.astimezone(zone).date() for moment in solved if moment <= now]
     attempts = sum(score.attempts for score in mine)
     correct = sum(score.correct_attempts for score in mine)
     return {
-        "solved": len(dates),
+        "solved": len(solved),
         "attempted": len(mine),
         "attempts": attempts,
         "accuracy": correct / attempts if attempts else None,

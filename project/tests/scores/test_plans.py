@@ -8,7 +8,7 @@ from unittest.mock import patch
 from sqlalchemy import text
 
 from project import db
-from project.api.scores import queries, standings, totals
+from project.api.scores import queries, standings, time_zones, totals
 from project.api.scores.queries import NewAttempt
 from project.statements import Statement
 from project.tests.base import ADMIN, BaseTestCase, empty_tables, shared_app
@@ -225,7 +225,7 @@ class TestReads(PlansTestCase):
         for statement, values in (
             (queries.SELECT, {"score_id": SCORE_ID}),
             (queries.SELECT_OWN, {"score_id": SCORE_ID} | user),
-            (standings.PROGRESS, {"tz": "Europe/Berlin"} | user),
+            (standings.PROGRESS, time_zones.offsets("Europe/Berlin")._asdict() | user),
             (standings.STATS, exercise),
         ):
             with self.subTest(statement=statement._name):

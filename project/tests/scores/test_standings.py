@@ -126,7 +126,7 @@ class TestLeaderboard(StandingsTestCase):
                 "rank": 1,
                 "user_id": 2,
                 "solved": 2,
-                "last_solved_at": "2026-01-01T00:00:00+00:00",
+                "last_solved_at": "2026-01-01T00:00:00.000000Z",
             },
         )
         self.assertEqual((second["rank"], second["user_id"], second["solved"]), (2, 1, 1))
@@ -258,7 +258,7 @@ class TestLeaderboard(StandingsTestCase):
 
         [entry] = self.get("/scores/leaderboard")["entries"]
         self.assertEqual((entry["user_id"], entry["solved"]), (1, 2))
-        self.assertEqual(entry["last_solved_at"], "2026-01-01T00:00:00+00:00")
+        self.assertEqual(entry["last_solved_at"], "2026-01-01T00:00:00.000000Z")
         self.assertEqual(totals.select_differences(), [])
 
 
@@ -333,7 +333,7 @@ class TestProgress(StandingsTestCase):
                 self.assertEqual((found["current"], found["longest"]), streak)
 
     def test_refuses_what_is_no_time_zone(self):
-        for tz in ("Mars/Olympus", "europe/berlin", "UTC+1", "", "x" * 100, "../etc/passwd"):
+        for tz in ("Mars/Olympus", "localtime", "UTC+1", "", "x" * 100, "../etc/passwd"):
             with self.subTest(tz):
                 answer = self.client.get(
                     "/scores/user/progress", query_string={"tz": tz}, headers=LEARNER
@@ -374,7 +374,7 @@ class TestStats(StandingsTestCase):
                 "solved": 2,
                 "attempts": 5,
                 "pass_rate": 0.5,
-                "first_solved": {"user_id": 3, "at": "2026-01-01T00:00:00+00:00"},
+                "first_solved": {"user_id": 3, "at": "2026-01-01T00:00:00.000000Z"},
             },
         )
 
