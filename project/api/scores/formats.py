@@ -33,10 +33,17 @@ TIME = (
 TEXTS_OF_TIMES = "SET LOCAL DateStyle TO ISO; SET LOCAL timezone TO 'UTC'"
 RFC_3339 = "CAST({name} AS text) || ':00'"
 T_FOR_SPACE = bytes.maketrans(b" ", b"T")
+# In a file, `updated_at` is the time of the latest answer.
+SCORES = """
+    SELECT id, user_id, exercise_id, correct, attempts, correct_attempts, solved_at, created_at,
+           coalesce(answered_at, updated_at) AS updated_at
+      FROM scores
+     ORDER BY id
+"""
 EXPORT_CSV = f"""
     COPY (SELECT id, user_id, exercise_id, CAST(correct AS text) AS correct, attempts,
                  correct_attempts, {", ".join(f"{RFC_3339.format(name=n)} AS {n}" for n in TIMES)}
-            FROM (SELECT * FROM scores ORDER BY id) AS sorted)
+            FROM ({SCORES}) AS sorted)
       TO STDOUT (FORMAT csv, HEADER)
 """
 MEMBERS = ["id", "user_id", "exercise_id", "CAST(correct AS text)", "attempts", "correct_attempts"]
@@ -45,7 +52,7 @@ EXPORT_JSONL = f"""
     COPY (SELECT concat('{{{
     ", ',".join(f'"{name}":' + f"', {member}" for name, member in zip(SCORE, MEMBERS, strict=True))
 }, '}}')
-            FROM (SELECT * FROM scores ORDER BY id) AS sorted)
+            FROM ({SCORES}) AS sorted)
       TO STDOUT
 """
 

@@ -15,6 +15,7 @@ import psycopg2
 from psycopg2.errors import LockNotAvailable
 
 from project.api.scores import totals
+from project.api.scores.queries import TAKE_IN_EXCLUDED
 from project.extensions import OutcomeUnknown, db
 from project.statements import Connection
 
@@ -28,7 +29,7 @@ PATIENCE = """
     SET LOCAL work_mem = '64MB'
 """
 
-# Two imports come one after the other, while everybody else goes on writing.
+# Two imports run one after the other, while requests go on writing.
 PREPARE = """
     LOCK TABLE scores IN SHARE UPDATE EXCLUSIVE MODE;
     CREATE TEMP TABLE incoming (
@@ -37,9 +38,13 @@ PREPARE = """
         updated_at timestamptz, at timestamptz
     ) ON COMMIT DROP;
     CREATE TEMP TABLE refused (line bigint PRIMARY KEY, reasons text) ON COMMIT DROP;
+    CREATE TEMP TABLE answers (
+        user_id bigint, exercise_id bigint, line bigint, at timestamptz, correct boolean
+    ) ON COMMIT DROP;
     CREATE TEMP TABLE changed (
         user_id bigint, exercise_id bigint, attempts bigint, correct_attempts bigint,
-        correct boolean, solved_at timestamptz, updated_at timestamptz, is_new boolean
+        correct boolean, solved_at timestamptz, answered_at timestamptz, updated_at timestamptz,
+        is_new boolean, added bigint, is_solved_now boolean, is_solved_earlier boolean
     ) ON COMMIT DROP
 """
 
@@ -56,6 +61,7 @@ CONTRADICTIONS = {
         "(solved_at IS NULL) <> (correct_attempts = 0)"
     ),
     "updated_at: Input should not be before created_at": "updated_at < created_at",
+    "updated_at: Input should not be before solved_at": "updated_at < solved_at",
 } | {
     # What Python can read back, and so what the service can answer with.
     f"{name}: Input should lie in the years 1 to 9999 of UTC": (
@@ -98,106 +104,137 @@ STRANGE_ID = """
 # every transaction that has drawn one, so what such a one wrote can be seen from here on.
 HOLD_IDS = "ALTER SEQUENCE scores_id_seq INCREMENT BY 1"
 
-# Lines as the scores that they would be if they were new.
-ANSWERS = """
-    SELECT id, user_id, exercise_id, correct, 1 AS attempts,
-           CAST(correct AS integer) AS correct_attempts, CASE WHEN correct THEN moment END
-           AS solved_at, moment AS created_at, moment AS updated_at
-      FROM incoming, LATERAL coalesce(at, now()) AS moment
+# An answer with a time is known if the history has it; a file may repeat it, too.
+DATED_ANSWERS = """
+    INSERT INTO answers
+    SELECT DISTINCT ON (user_id, exercise_id, at, correct) user_id, exercise_id, line, at, correct
+      FROM incoming AS i
+     WHERE at IS NOT NULL
+       AND NOT EXISTS (SELECT FROM attempts AS a
+                        WHERE a.user_id = i.user_id AND a.exercise_id = i.exercise_id
+                          AND a.at = i.at AND a.correct = i.correct)
+     ORDER BY user_id, exercise_id, at, correct, line
 """
-SCORES = """
-    SELECT id, user_id, exercise_id, correct, attempts, correct_attempts, solved_at, created_at,
-           updated_at
-      FROM incoming
+# Answers without a time are given now. They add nothing if the last one of them is what the score
+# says already: so a file that is imported twice is imported once.
+UNDATED_ANSWERS = """
+    INSERT INTO answers
+    SELECT user_id, exercise_id, line, NULL, i.correct
+      FROM (SELECT *, first_value(correct) OVER (PARTITION BY user_id, exercise_id
+                                                     ORDER BY line DESC) AS last
+              FROM incoming
+             WHERE at IS NULL) AS i
+      LEFT JOIN scores AS s
+     USING (user_id, exercise_id)
+     WHERE s.correct IS DISTINCT FROM last
 """
-# Another attempt, unless it would say what the score says already.
-ANSWER_DIFFERS = "s.correct <> {new}.correct"
-ANSWERED = """
-    correct = excluded.correct,
-    attempts = s.attempts + 1,
-    correct_attempts = s.correct_attempts + excluded.correct_attempts,
-    solved_at = coalesce(s.solved_at,
-                         CASE WHEN excluded.correct
-                              THEN greatest(s.updated_at, excluded.updated_at) END),
-    updated_at = greatest(s.updated_at, excluded.updated_at)
+# Sorted by key, as every writer of scores does it: so no two writers deadlock.
+WRITE_ANSWERS = f"""
+    WITH added AS MATERIALIZED (
+        SELECT user_id, exercise_id, count(*) AS attempts,
+               count(*) FILTER (WHERE correct) AS correct_attempts,
+               (array_agg(correct ORDER BY at DESC NULLS FIRST, line DESC))[1] AS correct,
+               CASE WHEN NOT bool_or(at IS NULL) THEN max(at) END AS answered_at,
+               min(at) AS first_given_at,
+               max(at) AS latest_given_at,
+               min(at) FILTER (WHERE correct) AS first_correct_at
+          FROM answers
+         GROUP BY user_id, exercise_id
+    ), written AS (
+        INSERT INTO scores AS s (user_id, exercise_id, correct, attempts, correct_attempts,
+                                 solved_at, answered_at, created_at, updated_at)
+        SELECT user_id, exercise_id, correct, attempts, correct_attempts,
+               CASE WHEN correct_attempts > 0
+                    THEN coalesce(first_correct_at, greatest(moment, latest_given_at)) END,
+               answered_at, coalesce(first_given_at, moment), greatest(moment, latest_given_at)
+          FROM added, now() AS moment
+         ORDER BY user_id, exercise_id
+            ON CONFLICT (user_id, exercise_id) DO UPDATE
+           SET {TAKE_IN_EXCLUDED}
+     RETURNING s.*
+    )
+    INSERT INTO changed
+    SELECT user_id, exercise_id, w.attempts, w.correct_attempts, w.correct, w.solved_at,
+           w.answered_at, w.updated_at,
+           w.attempts = added.attempts,
+           added.attempts,
+           w.solved_at IS NOT NULL AND w.correct_attempts = added.correct_attempts,
+           w.correct_attempts > added.correct_attempts AND w.solved_at = first_correct_at
+      FROM written AS w
+      JOIN added
+     USING (user_id, exercise_id)
 """
-# The score as the line says, also where that takes back that it was solved.
-SCORE_DIFFERS = """
-    (s.correct, s.attempts, s.correct_attempts, s.solved_at, s.created_at, s.updated_at)
+LOG_ANSWERS = """
+    INSERT INTO attempts (user_id, exercise_id, seq, at, recorded_at, correct)
+    SELECT user_id, exercise_id,
+           c.attempts - c.added
+               + row_number() OVER (PARTITION BY user_id, exercise_id ORDER BY a.at, line),
+           coalesce(a.at, c.updated_at),
+           CASE WHEN a.at IS NOT NULL THEN c.updated_at END,
+           a.correct
+      FROM answers AS a
+      JOIN changed AS c
+     USING (user_id, exercise_id)
+"""
+
+# Scores become what the lines say, even if an exercise is not solved any more. A score that is so
+# already is left out at once, since ON CONFLICT would lock it and write its page; and checked again
+# there, since others write meanwhile. `updated_at` of a line is the time of the latest answer;
+# `updated_at` of the score becomes the time of the import.
+DIFFERS = """
+    (s.correct, s.attempts, s.correct_attempts, s.solved_at, s.created_at,
+     coalesce(s.answered_at, s.updated_at))
     IS DISTINCT FROM ({new}.correct, {new}.attempts, {new}.correct_attempts, {new}.solved_at,
-                      {new}.created_at, {new}.updated_at)
+                      {new}.created_at, {new}.answered_at)
 """
-REPLACED = """
-    correct = excluded.correct,
-    attempts = excluded.attempts,
-    correct_attempts = excluded.correct_attempts,
-    solved_at = excluded.solved_at,
-    created_at = excluded.created_at,
-    updated_at = excluded.updated_at
-"""
-# What is as it should be already is left out at once: ON CONFLICT would lock it and write its
-# page. It is asked once more there, since others write meanwhile. Sorted by key, as every writer
-# of scores does it: so none waits for another in a circle.
-WRITE = """
+WRITE_SCORES = f"""
     WITH written AS (
         INSERT INTO scores AS s (id, user_id, exercise_id, correct, attempts, correct_attempts,
-                                 solved_at, created_at, updated_at)
+                                 solved_at, answered_at, created_at, updated_at)
         SELECT coalesce(new.id, nextval('scores_id_seq')), new.user_id, new.exercise_id,
-               new.correct, new.attempts, new.correct_attempts, new.solved_at, new.created_at,
-               new.updated_at
-          FROM ({rows}) AS new
+               new.correct, new.attempts, new.correct_attempts, new.solved_at, new.answered_at,
+               new.created_at, greatest(now(), new.answered_at)
+          FROM (SELECT *, updated_at AS answered_at FROM incoming) AS new
           LEFT JOIN scores AS s
          USING (user_id, exercise_id)
-         WHERE s.user_id IS NULL OR {differs_now}
+         WHERE s.user_id IS NULL OR {DIFFERS.format(new="new")}
          ORDER BY new.user_id, new.exercise_id
             ON CONFLICT (user_id, exercise_id) DO UPDATE
-           SET {change}
-         WHERE {differs}
-     RETURNING s.user_id, s.exercise_id, s.attempts, s.correct_attempts, s.correct, s.solved_at,
-               s.updated_at, s.xmax = 0
+           SET correct = excluded.correct,
+               attempts = excluded.attempts,
+               correct_attempts = excluded.correct_attempts,
+               solved_at = excluded.solved_at,
+               answered_at = excluded.answered_at,
+               created_at = excluded.created_at,
+               updated_at = greatest(s.updated_at, excluded.updated_at)
+         WHERE {DIFFERS.format(new="excluded")}
+     RETURNING s.*, s.xmax = 0 AS is_new
     )
-    INSERT INTO changed SELECT * FROM written
+    INSERT INTO changed
+    SELECT user_id, exercise_id, attempts, correct_attempts, correct, solved_at, answered_at,
+           updated_at, is_new, attempts, is_new AND solved_at IS NOT NULL, false
+      FROM written
 """
-
-
-def _writing(rows: str, change: str, differs: str) -> str:
-    return WRITE.format(
-        rows=rows,
-        change=change,
-        differs=differs.format(new="excluded"),
-        differs_now=differs.format(new="new"),
-    )
-
-
-WRITE_ANSWERS = _writing(ANSWERS, ANSWERED, ANSWER_DIFFERS)
-WRITE_SCORES = _writing(SCORES, REPLACED, SCORE_DIFFERS)
-
-# The latest attempt of a score is the one that its `attempts` counts, so none may be behind it.
+# Answers that a replaced score does not count, or that are later than its latest one.
 FORGET = """
     DELETE FROM attempts AS a
      USING changed AS c
      WHERE NOT c.is_new AND a.user_id = c.user_id AND a.exercise_id = c.exercise_id
-       AND a.seq >= c.attempts
+       AND (a.seq >= c.attempts OR a.at > c.answered_at)
 """
-LOG = """
-    INSERT INTO attempts (user_id, exercise_id, seq, at, correct)
-    SELECT user_id, exercise_id, attempts, updated_at, correct
+# Of all answers of an imported score, only the latest one is known.
+LOG_LATEST = """
+    INSERT INTO attempts (user_id, exercise_id, seq, at, recorded_at, correct)
+    SELECT user_id, exercise_id, attempts, answered_at, updated_at, correct
       FROM changed
 """
-# What a new score or another answer adds to the sums, the written row tells. What a score was
-# before it was replaced, nobody knows any more: there the sums are mended.
+
 SUM_UP = f"""
-    WITH gained AS (
-        SELECT user_id, exercise_id, solved_at, is_new,
-               CASE WHEN is_new THEN attempts ELSE 1 END AS added,
-               CASE WHEN is_new THEN solved_at IS NOT NULL
-                    ELSE correct AND correct_attempts = 1 END AS is_solved_now
-          FROM changed
-         WHERE is_new OR {{are_answers}}
-    ), {totals.GAINED}
+    WITH gained AS (SELECT * FROM changed WHERE {{gained}}), {totals.GAINED}
     SELECT
 """
 REPLACED_SCORES = "(SELECT * FROM changed WHERE NOT is_new) AS replaced"
+SOLVED_EARLIER = "IN (SELECT user_id FROM changed WHERE is_solved_earlier)"
 
 COUNT = "SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM changed"
 
@@ -322,13 +359,13 @@ class Transaction:
 class Load:
     """Rows on their way into the tables, in a transaction; `columns` are those of each row.
 
-    They are scores where they say how many attempts there were, and else answers: one more
-    attempt each.
+    Rows with a column `attempts` are whole scores; others are answers.
     """
 
     def __init__(self, transaction: Transaction, columns: Sequence[str]) -> None:
         self._transaction = transaction
         self._columns = columns
+        self._are_scores = "attempts" in columns
         transaction.run(PREPARE)
 
     def take(self, rows: Iterable[bytes]) -> None:
@@ -347,7 +384,8 @@ class Load:
         With `whole` they are to be written only if none is refused.
         """
         self._refuse_all(CONTRADICTORY)
-        self._refuse_all(REPEATED_PAIR)
+        if self._are_scores:
+            self._refuse_all(REPEATED_PAIR)
         if "id" in self._columns:
             self._refuse_all(REPEATED_ID)
             if not (whole and self.refused()):
@@ -374,20 +412,37 @@ class Load:
             rest = page[-1][0]
 
     def write(self) -> Written:
-        """Make the rows scores, with the attempts and the sums that follow from them."""
+        """Write the rows as scores, with their answers and sums."""
+        return self._write_scores() if self._are_scores else self._write_answers()
+
+    def _write_answers(self) -> Written:
         run = self._transaction.run
-        run(WRITE_SCORES if "attempts" in self._columns else WRITE_ANSWERS)
+        run(DATED_ANSWERS)
+        run(UNDATED_ANSWERS)
+        run("ANALYZE answers")
+        run(WRITE_ANSWERS)
         run("ANALYZE changed")
-        [counts] = self._transaction.read(COUNT)
-        written = Written._make(counts)
-        if any(written):
-            run(FORGET)
-            run(LOG)
-            are_answers = "attempts" not in self._columns
-            run(SUM_UP.format(are_answers=are_answers))
-            if written.changed and not are_answers:
-                self._transaction.call(lambda connection: totals.mend(connection, REPLACED_SCORES))
+        run(LOG_ANSWERS)
+        run(SUM_UP.format(gained="true"))
+        run(totals.RECOMPUTE_LAST_SOLVED.format(users=SOLVED_EARLIER))
+        return self._written()
+
+    def _write_scores(self) -> Written:
+        run = self._transaction.run
+        run(WRITE_SCORES)
+        run("ANALYZE changed")
+        run(FORGET)
+        run(LOG_LATEST)
+        run(SUM_UP.format(gained="is_new"))
+        written = self._written()
+        if written.changed:
+            # What a replaced score added to the sums is not known any more.
+            self._transaction.call(lambda connection: totals.mend(connection, REPLACED_SCORES))
         return written
+
+    def _written(self) -> Written:
+        [counts] = self._transaction.read(COUNT)
+        return Written._make(counts)
 
     def _refuse_all(self, check: str) -> None:
         if self._transaction.run(f"INSERT INTO refused {check}"):

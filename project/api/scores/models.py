@@ -18,8 +18,9 @@ class Score(db.Model):  # type: ignore[name-defined,misc]
     """Whether a user solved an exercise; one row for each pair.
 
     The pair is the key, and begins with the user, so that a distributed PostgreSQL can keep
-    everything of a user in one place; the id is a second name of the row. A score is solved from
-    its first correct attempt on, so it was the latest one where `correct_attempts` is 1.
+    everything of a user in one place; the id is a second name of the row. `correct` is the answer
+    that is latest by its time, `solved_at` the time of the earliest correct one, in whichever order
+    they were recorded.
     """
 
     __tablename__ = "scores"
@@ -54,22 +55,32 @@ class Score(db.Model):  # type: ignore[name-defined,misc]
     attempts: Mapped[int] = mapped_column(BigInteger, server_default="1")
     correct_attempts: Mapped[int] = mapped_column(BigInteger, server_default="0")
     solved_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    # The time of the latest answer; NULL if that is `updated_at`, as it is for answers that are
+    # recorded when they are given.
+    answered_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    # The time of the earliest answer.
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    # When the score was written last; never before the latest answer.
     updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
 class Attempt(db.Model):  # type: ignore[name-defined,misc]
-    """One write of a score, kept for ever: the score's latest one is that of its `attempts`."""
+    """One answer, kept forever; `seq` numbers the answers of a score in order of arrival."""
 
     __tablename__ = "attempts"
-    __table_args__ = (Index(None, "at"),)
+    __table_args__ = (
+        Index(None, "at"),
+        Index(None, "recorded_at", postgresql_where="recorded_at IS NOT NULL"),
+    )
 
     user_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     exercise_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    # Who wrote it, the user or a service for it; none where it was imported.
+    # The user that sent it, itself or a service for it; NULL if it was imported.
     actor: Mapped[int | None] = mapped_column(BigInteger)
     at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    # When an answer with a time of its own was recorded; NULL if that is `at`.
+    recorded_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     correct: Mapped[bool]
 
 

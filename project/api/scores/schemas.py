@@ -16,6 +16,7 @@ from project.api.fields import (
     QueryId,
     QueryTime,
     Strict,
+    Time,
     to_integer,
 )
 from project.api.scores import time_zones
@@ -65,6 +66,10 @@ class NewScoreOf(Strict):
     user_id: Id
     exercise_id: Id
     correct: bool
+    at: Omittable[Time] = Field(
+        description="When the answer was given; now, if left out. Times of more than 5 minutes "
+        "ahead are rejected. Answers may arrive in any order."
+    )
 
 
 class NewScores(Strict):
@@ -164,11 +169,11 @@ class ScoreAnswer(BaseModel):
     id: Id
     user_id: Id
     exercise_id: Id
-    correct: bool = Field(description="Whether the latest answer was correct.")
-    attempts: int = Field(ge=1, description="How often it was written.")
-    solved_at: datetime | None = Field(description="When it was correct for the first time.")
-    created_at: datetime
-    updated_at: datetime
+    correct: bool = Field(description="Whether the answer that was given last was correct.")
+    attempts: int = Field(ge=1, description="Number of answers.")
+    solved_at: datetime | None = Field(description="When the earliest correct answer was given.")
+    created_at: datetime = Field(description="When the earliest answer was given.")
+    updated_at: datetime = Field(description="When the last answer was recorded.")
 
 
 class OneScore(BaseModel):
@@ -216,10 +221,10 @@ class Written(BaseModel):
 class AttemptAnswer(BaseModel):
     """One attempt at an exercise."""
 
-    seq: int = Field(ge=1, description="The how manieth it was.")
+    seq: int = Field(ge=1, description="Number of the answer in order of arrival, from 1.")
     correct: bool
-    actor: Id | None = Field(description="Who wrote it; null where it was imported.")
-    at: datetime
+    actor: Id | None = Field(description="The user that sent it; null if it was imported.")
+    at: datetime = Field(description="When the answer was given.")
 
 
 class AttemptPage(BaseModel):

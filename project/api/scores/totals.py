@@ -61,9 +61,10 @@ USERS_SHIFTED = f"""
     )
 """
 
-# What scores gained by attempts, as `gained` (user_id, exercise_id, is_new, added, is_solved_now,
-# solved_at) says, their sums gain; how much that is, the written rows tell, so nobody can have come
-# in between.
+# Adds to the sums what scores gained by attempts, as `gained` (user_id, exercise_id, is_new, added,
+# is_solved_now, is_solved_earlier, solved_at) says. The written rows tell how much that is, so no
+# other transaction can have come in between. A user whose score was solved earlier than known
+# before gains nothing; its row is only locked, for RECOMPUTE_LAST_SOLVED.
 GAINED = f"""
     exercise_shifts AS (
         SELECT exercise_id, count(*) FILTER (WHERE is_new) AS attempted,
@@ -71,9 +72,10 @@ GAINED = f"""
           FROM gained
          GROUP BY exercise_id
     ), user_shifts AS (
-        SELECT user_id, count(*) AS solved, max(solved_at) AS last_solved_at
+        SELECT user_id, count(*) FILTER (WHERE is_solved_now) AS solved,
+               max(solved_at) FILTER (WHERE is_solved_now) AS last_solved_at
           FROM gained
-         WHERE is_solved_now
+         WHERE is_solved_now OR is_solved_earlier
          GROUP BY user_id
     ),
     {USERS_SHIFTED}, {EXERCISES_SHIFTED}
@@ -98,22 +100,24 @@ LOSE = Statement(
     attempts="bigint",
 )
 
-# A maximum does not shrink by adding: it is sought again, grouped by user. For a max() of each by
-# itself a planner that has no statistics yet reads the index by time from its end. For users whose
-# sums this transaction has changed only, and therefore holds: whoever comes after it sees the
-# outcome.
-SEEK_LAST = """
+# A maximum cannot be decreased by adding, so it is computed again, grouped by user: for a max() of
+# each user by itself, a planner without statistics reads the index by time from its end. Only for
+# users whose sums this transaction has changed before, in another statement: it holds their rows
+# and sees every score that was committed before it got them.
+RECOMPUTE_LAST_SOLVED = """
     UPDATE user_totals AS t
-       SET last_solved_at = sought.last_solved_at
+       SET last_solved_at = found.last_solved_at
       FROM (SELECT user_id, max(solved_at) AS last_solved_at
               FROM user_totals
               LEFT JOIN scores
              USING (user_id)
              WHERE user_id {users}
-             GROUP BY user_id) AS sought
-     WHERE t.user_id = sought.user_id AND t.last_solved_at IS DISTINCT FROM sought.last_solved_at
+             GROUP BY user_id) AS found
+     WHERE t.user_id = found.user_id AND t.last_solved_at IS DISTINCT FROM found.last_solved_at
 """
-SEEK_LAST_OF_ONE = Statement(SEEK_LAST.format(users="= :user_id"), user_id="bigint")
+RECOMPUTE_LAST_SOLVED_OF = Statement(
+    RECOMPUTE_LAST_SOLVED.format(users="= ANY(CAST(:user_ids AS bigint[]))"), user_ids="bigint[]"
+)
 
 # One statement sees one snapshot, so scores and sums are of the same moment. `{among}` narrows it.
 USER_DIFFERENCES = """
@@ -192,7 +196,12 @@ def lose(
         attempts=attempts,
     )
     if solved:
-        SEEK_LAST_OF_ONE.run(connection, user_id=user_id)
+        recompute_last_solved(connection, [user_id])
+
+
+def recompute_last_solved(connection: Connection, user_ids: Sequence[int]) -> None:
+    """Set when users last solved an exercise, after this transaction has changed their sums."""
+    RECOMPUTE_LAST_SOLVED_OF.run(connection, user_ids=list(user_ids))
 
 
 def mend(connection: Connection, among: str | None = None) -> None:
@@ -207,7 +216,7 @@ def mend(connection: Connection, among: str | None = None) -> None:
         cursor.execute(MEND_EXERCISES.format(among=exercises))
         cursor.execute("CREATE TEMP TABLE shifted_users (user_id bigint) ON COMMIT DROP")
         cursor.execute(MEND_USERS.format(among=users))
-        cursor.execute(SEEK_LAST.format(users="IN (SELECT user_id FROM shifted_users)"))
+        cursor.execute(RECOMPUTE_LAST_SOLVED.format(users="IN (SELECT user_id FROM shifted_users)"))
         if not among:
             cursor.execute(MEND_COUNTS)
 

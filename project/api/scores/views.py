@@ -30,7 +30,7 @@ from project.api.responses import (
     versioned,
 )
 from project.api.scores import activity, queries, standings, time_zones, writes
-from project.api.scores.queries import NewAttempt, ScoreRow
+from project.api.scores.queries import AnswerPosition, NewAttempt, ScoreRow
 from project.api.scores.schemas import (
     Activity,
     ActivityQuery,
@@ -172,12 +172,13 @@ scores_blueprint.patch("/scores/<score_id:score_id>", endpoint="patch_score")(up
 def upsert_scores(caller: User, json_data: NewScores) -> Response:
     """Record up to 1000 answers of any users, all of them or none.
 
-    Services and administrators only. The answers are written as if one came after the other, so a
-    pair may stand in it more than once.
+    For services and administrators. A batch may hold several answers of a learner to an exercise.
+    Answers may have times (`at`) and arrive in any order; without a time, they are given now, in
+    the order of the batch.
     """
     only_services(caller)
     attempts: Sequence[NewAttempt] = [
-        NewAttempt(score.user_id, score.exercise_id, score.correct, caller.user_id)
+        NewAttempt(score.user_id, score.exercise_id, score.correct, caller.user_id, at=score.at)
         for score in json_data.scores
     ]
     return submit(attempts, caller, writes.upsert_all)
@@ -205,18 +206,20 @@ def delete_score(caller: User, score_id: int) -> Response:
 @has_version
 @may_answer(errors.ScoreNotFound, errors.Forbidden)
 def list_attempts(caller: User, score_id: int, query_data: PageQuery) -> Response:
-    """List every attempt at a score in order.
+    """List every answer in order of time.
 
-    For its owner, services and administrators.
+    For the owner of the score, services and administrators.
     """
     score, _ = _existing(score_id)
     if score.user_id != caller.user_id:
         only_services(caller)
     page = Page(query_data)
-    listing = queries.select_history(
-        score_id, after=int(page.after or 0), limit=page.limit, known=known_etags()
-    )
-    return page.answer("attempts", listing, place=lambda attempt: attempt["seq"])
+    after = None
+    if page.after is not None:
+        at, seq = page.after.split(" ")
+        after = AnswerPosition(datetime.fromisoformat(at), int(seq))
+    listing = queries.select_history(score_id, after=after, limit=page.limit, known=known_etags())
+    return page.answer("attempts", listing, lambda attempt: f"{attempt['at']} {attempt['seq']}")
 
 
 @scores_blueprint.get("/scores/user/progress")

@@ -23,6 +23,7 @@ Statement = Callable[[Connection, Sequence[NewAttempt]], Recorded]
 
 ADDED = "New score was added!"
 UPDATED = "Score was updated!"
+NOT_IN_THE_FUTURE = "Send a time that is at most 5 minutes ahead of the service's clock"
 
 
 def new_combiners() -> dict[str, ScoreCombiner]:
@@ -60,10 +61,14 @@ def upsert_all(write: Write[Sequence[NewAttempt]]) -> Outcome:
 
 def _upsert_all(connection: Connection, batches: Sequence[Sequence[NewAttempt]]) -> list[Outcome]:
     [attempts] = batches
+    if any(attempt.at for attempt in attempts):
+        future = queries.find_future(connection, attempts)
+        if future:
+            return [errors.InvalidPayload({f"scores[{i}].at": [NOT_IN_THE_FUTURE] for i in future})]
     results = [
         {"id": score.id, "created": score.attempts == 1}
         for score in queries.upsert_scores(connection, attempts)
-        if score  # which all are: an upsert refuses nothing
+        if score  # always: an upsert refuses nothing
     ]
     return [Answer({"results": results})]
 

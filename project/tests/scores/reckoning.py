@@ -1,6 +1,6 @@
-"""What there should be to read, reckoned from the attempts and nothing else.
+"""Reference model: computes what the service should answer from the attempts and nothing else.
 
-Written to be read, and not after the SQL of the service: where the two differ, one is wrong.
+It does not follow the SQL of the service: if the two differ, one of them is wrong.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -24,6 +24,7 @@ class Attempt(NamedTuple):
     seq: int
     correct: bool
     at: datetime
+    recorded_at: datetime
 
     @property
     def pair(self):
@@ -50,7 +51,7 @@ class Entry(NamedTuple):
 
 def scores(attempts):
     """Return the score of each pair that was attempted."""
-    in_order = sorted(attempts, key=lambda attempt: (attempt.pair, attempt.seq))
+    in_order = sorted(attempts, key=lambda attempt: (attempt.pair, attempt.at, attempt.seq))
     return [_score(list(made)) for _, made in groupby(in_order, key=lambda attempt: attempt.pair)]
 
 
@@ -63,7 +64,7 @@ def _score(made):
         correct_attempts=len(correct),
         solved_at=correct[0].at if correct else None,
         created_at=made[0].at,
-        updated_at=made[-1].at,
+        updated_at=max(attempt.recorded_at for attempt in made),
     )
 
 

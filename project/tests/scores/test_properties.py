@@ -47,14 +47,16 @@ class Write(NamedTuple):
 
 
 class Batch(NamedTuple):
+    """A batch of answers: (pair, correct, how long ago or None)."""
+
     scores: list
     has_key: bool = False
 
 
 class Import(NamedTuple):
-    """A file of answers, one for each pair."""
+    """A file of answers: (pair, correct, how long ago or None)."""
 
-    answers: dict
+    answers: list
 
 
 class Delete(NamedTuple):
@@ -73,9 +75,13 @@ singles = st.builds(Write, st.sampled_from(("POST", "PATCH")), pairs, st.boolean
 by_id = st.builds(Write, st.sampled_from(("PUT", "PATCH")), pairs, st.booleans(), pairs,
                   st.booleans())  # fmt: skip
 of_its_own = by_id.map(lambda write: write._replace(of=write.pair))
-batches = st.builds(Batch, st.lists(st.tuples(pairs, st.booleans()), min_size=1, max_size=6),
-                    st.booleans())  # fmt: skip
-imports = st.builds(Import, st.dictionaries(pairs, st.booleans(), min_size=1, max_size=6))
+# Few different times, so that answers of a score share some of them.
+ages = st.one_of(
+    st.none(), st.sampled_from([timedelta(hours=hours, seconds=1) for hours in (1, 5, 30, 200)])
+)
+answers = st.lists(st.tuples(pairs, st.booleans(), ages), min_size=1, max_size=6)
+batches = st.builds(Batch, answers, st.booleans())
+imports = st.builds(Import, answers)
 deletes = st.builds(Delete, pairs)
 # With odd minutes, so that no sum of a few of them is the length of a window.
 waits = st.sampled_from((7, 25, 73, 197)).map(lambda hours: Wait(timedelta(hours=hours, minutes=1)))
@@ -130,7 +136,8 @@ class ReckonedTestCase(BaseTestCase):
     def attempts(self):
         rows = db.read(
             Statement(
-                "SELECT user_id, exercise_id, seq, correct, at FROM attempts ORDER BY 1, 2, 3"
+                "SELECT user_id, exercise_id, seq, correct, at, coalesce(recorded_at, at)"
+                "  FROM attempts ORDER BY 1, 2, 3"
             )
         )
         return [Attempt(*row) for row in rows]
@@ -144,7 +151,7 @@ class ReckonedTestCase(BaseTestCase):
         made = {}
         for pair, correct, at in sorted(answers, key=lambda answer: answer[2]):
             of_pair = made.setdefault(pair, [])
-            of_pair.append(Attempt(*pair, len(of_pair) + 1, correct, at))
+            of_pair.append(Attempt(*pair, len(of_pair) + 1, correct, at, at))
         attempts = [attempt for of_pair in made.values() for attempt in of_pair]
         scores = reckoning.scores(attempts)
         db.session.add_all(models.Score(**score._asdict()) for score in scores)
@@ -165,11 +172,12 @@ class ReckonedTestCase(BaseTestCase):
         self.assertEqual(totals.select_differences(), [])
 
     def assert_numbered(self, attempts):
-        """Assert that attempts of a pair are numbered 1, 2, 3, in the order of their times."""
+        """Assert that attempts of a pair are numbered 1, 2, 3, in order of arrival."""
         for score in reckoning.scores(attempts):
             made = [attempt for attempt in attempts if attempt.pair == score[:2]]
             self.assertEqual([attempt.seq for attempt in made], list(range(1, len(made) + 1)))
-            self.assertEqual(made, sorted(made, key=lambda attempt: attempt.at))
+            recorded = [attempt.recorded_at for attempt in made]
+            self.assertEqual(recorded, sorted(recorded))
 
     def assert_scores(self, scores, limit):
         """Return the id of each pair's score."""
@@ -240,8 +248,9 @@ class ReckonedTestCase(BaseTestCase):
     def assert_histories(self, attempts, ids, limit):
         for pair, score_id in ids.items():
             rows = self.walk(f"/scores/{score_id}/history", "attempts", limit=limit)
-            shown = [Attempt(*pair, row["seq"], row["correct"], parsed(row["at"])) for row in rows]
-            self.assertEqual(shown, [attempt for attempt in attempts if attempt.pair == pair])
+            shown = [(parsed(row["at"]), row["seq"], row["correct"]) for row in rows]
+            expected = [(each.at, each.seq, each.correct) for each in attempts if each.pair == pair]
+            self.assertEqual(shown, sorted(expected))
 
 
 def as_entry(entry):
@@ -277,7 +286,7 @@ class Writer:
         """Send a write and return its answer."""
         headers = ADMIN | ({"Idempotency-Key": uuid.uuid4().hex} if operation.has_key else {})
         if isinstance(operation, Batch):
-            sent = [as_sent(pair, correct) for pair, correct in operation.scores]
+            sent = [as_sent(*answer) for answer in operation.scores]
             return self._client.post("/scores/batch", json={"scores": sent}, headers=headers)
         path = f"/scores/{self.ids.get(operation.of, ABSENT)}" if operation.of else "/scores"
         body = as_sent(operation.pair, operation.correct)
@@ -302,9 +311,16 @@ class Writer:
         answer = self.send(batch)
         self._case.assertEqual(answer.status_code, 200, answer.get_json())
         results = answer.get_json()["data"]["results"]
-        for (pair, correct), result in zip(batch.scores, results, strict=True):
-            self._case.assertEqual(result["created"], not self.made.get(pair))
-            self._note(pair, correct, result["id"])
+        created = set()
+        for (pair, *_), result in zip(batch.scores, results, strict=True):
+            self._case.assertEqual(
+                result["created"], pair not in self.made | dict.fromkeys(created)
+            )
+            self._case.assertEqual(self.ids.setdefault(pair, result["id"]), result["id"])
+            created.add(pair)
+        # Answers without a time are given now, and so come last.
+        for pair, correct, _ in sorted(batch.scores, key=lambda answer: answer[2] is None):
+            self.made.setdefault(pair, []).append(correct)
 
     def _delete(self, delete):
         status = self.delete(delete)
@@ -316,20 +332,35 @@ class Writer:
         return self._client.delete(path, headers=ADMIN).status_code
 
     def _import(self, file):
-        lines = [f"{pair[0]},{pair[1]},{correct}".lower() for pair, correct in file.answers.items()]
+        moment = datetime.now(UTC)
+        before = {pair: self.correct(pair) for pair, _, _ in file.answers}
+        lines = [
+            f"{pair[0]},{pair[1]},{correct},{'' if age is None else moment - age}".lower()
+            for pair, correct, age in file.answers
+        ]
         with NamedTemporaryFile("w", suffix=".csv") as sent, redirect_stdout(StringIO()):
-            print("user_id,exercise_id,correct", *lines, sep="\n", file=sent, flush=True)
+            lines = [line.replace(" ", "T") for line in lines]
+            print("user_id,exercise_id,correct,at", *lines, sep="\n", file=sent, flush=True)
             code = transfer.import_scores(sent.name, None, skip_invalid=False)
         self._case.assertEqual(code, 0)
-        for pair, correct in file.answers.items():
-            if self.made.get(pair, [None])[-1] is not correct:
-                self.made.setdefault(pair, []).append(correct)
+        dated = dict.fromkeys(answer for answer in file.answers if answer[2] is not None)
+        for pair, correct, _ in sorted(dated, key=lambda answer: -answer[2]):
+            self.made.setdefault(pair, []).append(correct)
+        for pair, correct in before.items():
+            undated = [answer[1] for answer in file.answers if answer[::2] == (pair, None)]
+            if undated and undated[-1] is not correct:
+                self.made.setdefault(pair, []).extend(undated)
         self.learn_ids()
+
+    def correct(self, pair):
+        """Return what the score of a pair says, or None if there is no score."""
+        rows = db.read(Statement("SELECT user_id, exercise_id, correct FROM scores"))
+        return {(row.user_id, row.exercise_id): row.correct for row in rows}.get(pair)
 
     def _wait(self, wait):
         moved = {
-            "scores": ("solved_at", "created_at", "updated_at"),
-            "attempts": ("at",),
+            "scores": ("solved_at", "answered_at", "created_at", "updated_at"),
+            "attempts": ("at", "recorded_at"),
             "user_totals": ("last_solved_at",),
         }
         with db.engine.begin() as connection:
@@ -346,7 +377,7 @@ class Writer:
         self.status_of(operation)
         if isinstance(operation, Delete):
             return {operation.pair[0]}
-        return {pair[0] for pair, _ in sent_by(operation)}
+        return {pair[0] for pair, *_ in sent_by(operation)}
 
     def status_of(self, operation):
         """Write or delete, whatever comes of it; return the status of the answer."""
@@ -365,8 +396,9 @@ class Writer:
         self.ids = {(user_id, exercise_id): score_id for user_id, exercise_id, score_id in rows}
 
 
-def as_sent(pair, correct):
-    return {"user_id": pair[0], "exercise_id": pair[1], "correct": correct}
+def as_sent(pair, correct, age=None):
+    sent = {"user_id": pair[0], "exercise_id": pair[1], "correct": correct}
+    return sent if age is None else sent | {"at": (datetime.now(UTC) - age).isoformat()}
 
 
 class TestAnySequenceOfWrites(ReckonedTestCase):
@@ -410,7 +442,7 @@ class TestAnyInterleavingOfWrites(ReckonedTestCase):
     @given(st.lists(writes, min_size=30, max_size=40), st.integers(1, 4))
     def test_keeps_each_write_that_was_acknowledged(self, operations, limit):
         empty_tables()
-        Writer(self).do(Batch([(pair, False) for pair in PAIRS[::2]]))
+        Writer(self).do(Batch([(pair, False, None) for pair in PAIRS[::2]]))
 
         statuses = self.write_at_once(operations)
 
@@ -418,7 +450,7 @@ class TestAnyInterleavingOfWrites(ReckonedTestCase):
         for operation, status in zip(operations, statuses, strict=True):
             self.assertIn(status, {200, 201, 400})
             if status != 400:
-                made += sent_by(operation)
+                made += [answer[:2] for answer in sent_by(operation)]
         stored = [(attempt.pair, attempt.correct) for attempt in self.attempts()]
         self.assertEqual(sorted(stored), sorted(made))
         self.assert_all_is_as_reckoned(limit)
@@ -427,7 +459,7 @@ class TestAnyInterleavingOfWrites(ReckonedTestCase):
     @given(st.lists(st.one_of(writes, deletes), min_size=30, max_size=40), st.integers(1, 4))
     def test_can_be_read_as_reckoned_where_scores_are_deleted(self, operations, limit):
         empty_tables()
-        Writer(self).do(Batch([(pair, pair[0] < 3) for pair in PAIRS]))
+        Writer(self).do(Batch([(pair, pair[0] < 3, None) for pair in PAIRS]))
 
         statuses = self.write_at_once(operations)
 
@@ -438,7 +470,7 @@ class TestAnyInterleavingOfWrites(ReckonedTestCase):
 def sent_by(operation):
     if isinstance(operation, Batch):
         return operation.scores
-    return [(operation.pair, operation.correct)]
+    return [(operation.pair, operation.correct, None)]
 
 
 class TestClockSetBack(ReckonedTestCase):
@@ -453,8 +485,8 @@ class TestClockSetBack(ReckonedTestCase):
         for operation in (
             Write("PATCH", (1, 1), True),
             Write("PUT", (2, 1), True, of=(2, 1)),
-            Batch([((3, 1), False), ((3, 1), True)]),
-            Import({(4, 1): True}),
+            Batch([((3, 1), False, None), ((3, 1), True, None)]),
+            Import([((4, 1), True, None)]),
         ):
             writer.do(operation)
 
@@ -465,7 +497,7 @@ class TestClockSetBack(ReckonedTestCase):
         writer = Writer(self)
         writer.learn()
 
-        for operation in (Write("PATCH", (1, 2), True), Import({(1, 3): True})):
+        for operation in (Write("PATCH", (1, 2), True), Import([((1, 3), True, None)])):
             writer.do(operation)
 
         self.assert_all_is_as_reckoned()

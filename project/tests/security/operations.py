@@ -11,6 +11,7 @@ RIGHT = {
     "user_id": 7,
     "name": "visits",
     "correct": True,
+    "at": "2026-11-20T08:30:00Z",
     "by": 1,
     "value": 1,
 }
