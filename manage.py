@@ -122,10 +122,29 @@ def recreate_db(force: bool) -> None:
 @click.option(
     "--scores", default=5000, show_default=True, type=click.IntRange(min=1), help="How many scores."
 )
-def seed_db(scores: int) -> None:
-    """Add believable scores and a few counters."""
-    seconds = seeds.sow(scores)
-    click.echo(f"{scores} scores in {seconds:.1f} s, {scores / seconds:.0f} each second.")
+@click.option("--force", is_flag=True, help="Also in staging and production.")
+def seed_db(scores: int, force: bool) -> None:
+    """Add sample scores and counters.
+
+    Scores and counters that exist stay as they are.
+    """
+    if not (current_app.config["SELF_SUFFICIENT"] or force):
+        raise click.ClickException(
+            "This would add made-up scores to staging or production data, as APP_SETTINGS says. "
+            "Add --force if that is what you want."
+        )
+    added = seeds.sow(scores)
+    click.echo(
+        f"Added {_added('scores', added.scores, scores)} and "
+        f"{_added('counters', added.counters, len(seeds.COUNTERS))}."
+    )
+
+
+def _added(what: str, count: int, wanted: int) -> str:
+    existed = wanted - count
+    return f"{count} {what}" + (
+        f" ({existed} existed and were left as they are)" if existed else ""
+    )
 
 
 @cli.command("import_scores")

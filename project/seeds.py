@@ -1,4 +1,4 @@
-"""Believable data: learners who differ in skill, exercises that differ in difficulty."""
+"""Sample data: learners who differ in skill, exercises that differ in difficulty."""
 
 import itertools
 import math
@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from project.api.counter import queries as counters
 from project.api.scores import loading, transfer
@@ -33,21 +34,29 @@ COLUMNS = (
 )
 
 
-def sow(count: int) -> float:
-    """Write `count` scores and a few counters; return how many seconds it took.
+class Sown(NamedTuple):
+    """How many scores and counters are new; the others existed."""
 
-    They are the same every time, but for the times, which end now.
+    scores: int
+    counters: int
+
+
+def sow(count: int) -> Sown:
+    """Add `count` scores and a few counters, except those that exist, which stay as they are.
+
+    Each call makes the same ones, except for their times, which end now.
     """
-    started_at = time.monotonic()
     with transfer.in_one_sentence("The database is as it was."), Transaction() as transaction:
         load = Load(transaction, COLUMNS)
         load.take(_blocks(count))
-        load.write()
+        scores_added = load.add().new
         transaction.commit()
-    for name, value in COUNTERS.items():
-        counters.add_past(name, history(name, value, datetime.now(UTC)))
+    counters_added = sum(
+        counters.create_past(name, history(name, value, datetime.now(UTC)))
+        for name, value in COUNTERS.items()
+    )
     loading.tidy()
-    return time.monotonic() - started_at
+    return Sown(scores_added, counters_added)
 
 
 def history(name: str, value: int, now: datetime) -> dict[datetime, int]:

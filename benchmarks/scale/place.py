@@ -111,7 +111,9 @@ class FilledPlace(Place):
         """Fill a database; return how many seconds that took."""
         self.run("db", "upgrade", database=database)
         print(f"Seeding {self.scores} scores …", file=sys.stderr)
-        seconds = self.run("seed_db", "--scores", str(self.scores), database=database).seconds
+        seconds = self.run(
+            "seed_db", "--force", "--scores", str(self.scores), database=database
+        ).seconds
         # As PostgreSQL does by itself sooner or later, which would be during a measurement.
         with closing(self._connect(database)) as connection:
             connection.cursor().execute("VACUUM ANALYZE")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import TestCase, mock
 
@@ -16,11 +17,13 @@ from flask.cli import ScriptInfo
 from sqlalchemy import func, select, text
 
 from manage import cli
-from project import create_app, db, migration
+from project import create_app, db, migration, seeds
+from project.api.counter import queries as counters
 from project.api.counter.models import Counter
 from project.api.idempotency.models import IdempotencyKey
-from project.api.scores import totals
+from project.api.scores import queries, totals
 from project.api.scores.models import Attempt, Score
+from project.api.scores.queries import NewAttempt
 from project.config import DevelopmentConfig, ProductionConfig, StagingConfig
 from project.server import GRACE_SECONDS as WORKERS_GRACE_SECONDS
 from project.tests.base import BaseTestCase, empty_tables
@@ -49,6 +52,30 @@ class ManageTestCase(BaseTestCase):
     def count(self, what):
         with db.engine.connect() as connection:
             return connection.scalar(select(func.count()).select_from(what))
+
+
+class EnvironmentTestCase(ManageTestCase):
+    """A test of an app in a chosen environment, on a database of its own."""
+
+    def setUp(self):
+        super().setUp()
+        self.url = self.enterContext(empty_database())
+
+    def enter(self, base):
+        """Enter the context of an app of that environment on a database with one score."""
+        known = {
+            "SQLALCHEMY_DATABASE_URI": self.url,
+            "SECRET_KEY": SECRET,
+            "CORS_ORIGINS": "*",
+            "USERS_SERVICE_URL": None,
+        }
+        self.app = create_app(type("ManagedConfig", (base,), known))
+        self.enterContext(self.app.app_context())
+        self.addCleanup(db.engine.dispose)
+        self.client = self.app.test_client()
+        migration.recreate()
+        add_score()
+        db.session.remove()
 
 
 class TestHelp(ManageTestCase):
@@ -259,28 +286,126 @@ class TestSeedDb(ManageTestCase):
             with self.subTest(count):
                 self.assertEqual(self.manage("seed_db", "--scores", count).exit_code, 2)
 
+    def rows(self):
+        """Return all that seeding writes, in an order of its own."""
+        tables = ("scores", "attempts", "user_totals", "exercise_totals", "solved_counts",
+                  "counters", "counter_hours")  # fmt: skip
+        with db.engine.connect() as connection:
+            return {
+                name: sorted(map(str, connection.execute(text(f"TABLE {name}")))) for name in tables
+            }
 
-class TestRecreateDb(ManageTestCase):
-    def setUp(self):
-        super().setUp()
-        self.url = self.enterContext(empty_database())
+    def test_seed_db_says_what_it_added(self):
+        result = self.manage("seed_db", "--scores", "30")
 
-    def enter(self, base):
-        """Enter the context of an app of that environment on a database with one score."""
-        known = {
-            "SQLALCHEMY_DATABASE_URI": self.url,
-            "SECRET_KEY": SECRET,
-            "CORS_ORIGINS": "*",
-            "USERS_SERVICE_URL": None,
-        }
-        self.app = create_app(type("ManagedConfig", (base,), known))
-        self.enterContext(self.app.app_context())
-        self.addCleanup(db.engine.dispose)
-        self.client = self.app.test_client()
-        migration.recreate()
-        add_score()
-        db.session.remove()
+        self.assertEqual(result.output, "Added 30 scores and 4 counters.\n")
 
+    def test_seed_db_again_changes_nothing(self):
+        self.manage("seed_db", "--scores", "30")
+        before = self.rows()
+
+        result = self.manage("seed_db", "--scores", "30")
+
+        self.assertEqual(
+            result.output,
+            "Added 0 scores (30 existed and were left as they are) and "
+            "0 counters (4 existed and were left as they are).\n",
+        )
+        self.assertEqual(self.rows(), before)
+
+    def test_seed_db_leaves_scores_and_counters_that_exist(self):
+        pairs = list(self.seeded_pairs(30))
+        for pair in pairs[:2]:
+            add_score(*pair, correct=False)
+        add_counter("visits", 3)
+        before = self.rows()
+
+        result = self.manage("seed_db", "--scores", "30")
+
+        self.assertEqual(
+            result.output,
+            "Added 28 scores (2 existed and were left as they are) and "
+            "3 counters (1 existed and were left as they are).\n",
+        )
+        after = self.rows()
+        for name in ("scores", "attempts", "counters", "counter_hours"):
+            self.assertEqual([row for row in before[name] if row not in after[name]], [])
+        self.assertEqual(self.count(Attempt), 30)
+        self.assertEqual(totals.select_differences(), [])
+        self.assertEqual(counters.select_inconsistent(), [])
+
+    def test_seed_db_leaves_what_others_write_meanwhile(self):
+        """Writes that are not committed yet when seeding comes to the same row."""
+        [pair, *_] = self.seeded_pairs(30)
+        attempt = NewAttempt(*pair, correct=False, actor=7)
+        for write, said in [
+            (lambda c: queries.upsert_scores(c, [attempt]), "29 scores (1 existed and "),
+            (lambda c: counters.add(c, {"visits": 3}), " and 3 counters (1 existed and "),
+        ]:
+            with self.subTest(said):
+                empty_tables()
+
+                output = self.seed_while(write)
+
+                self.assertIn(said, output)
+                written = [*self.rows()["scores"], *self.rows()["counters"]]
+                self.assertEqual(len([row for row in written if row in self.before]), 1)
+                self.assertEqual(totals.select_differences(), [])
+                self.assertEqual(counters.select_inconsistent(), [])
+
+    def seed_while(self, write):
+        """Seed while a write waits to be committed; return what the command said."""
+        engine, self.before = db.engine, []
+        with engine.connect() as connection, ThreadPoolExecutor(1) as pool:
+            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+            write(connection.connection)
+            for table in ("scores", "counters"):
+                self.before.extend(map(str, connection.execute(text(f"TABLE {table}"))))
+
+            def commit():
+                wait_until(lambda: waits_for_a_lock(engine))
+                connection.commit()
+
+            committing = pool.submit(commit)
+            result = self.manage("seed_db", "--scores", "30")
+            committing.result()
+        return result.output
+
+    def seeded_pairs(self, count):
+        """Return the users and exercises of the scores that seeding makes."""
+        for row in seeds.scores(count, time.time()):
+            user_id, exercise_id, *_ = row.split(",")
+            yield int(user_id), int(exercise_id)
+
+
+def waits_for_a_lock(engine):
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    with engine.connect() as connection:
+        return connection.scalar(text(waiting)) > 0
+
+
+class TestSeedDbInOtherEnvironments(EnvironmentTestCase):
+    def test_seed_db_refuses_when_the_data_count(self):
+        for base in (StagingConfig, ProductionConfig):
+            with self.subTest(base.__name__):
+                self.enter(base)
+
+                result = self.manage("seed_db")
+
+                self.assertEqual(result.exit_code, 1)
+                self.assertIn("--force", result.output)
+                self.assertEqual((self.count(Score), self.count(Counter)), (1, 0))
+
+    def test_seed_db_works_in_production_when_forced(self):
+        self.enter(ProductionConfig)
+
+        result = self.manage("seed_db", "--scores", "30", "--force")
+
+        self.assertEqual(result.exit_code, 0, result.output)
+        self.assertIn("Added ", result.output)
+
+
+class TestRecreateDb(EnvironmentTestCase):
     def test_empties_a_database_for_developing(self):
         self.enter(DevelopmentConfig)
 

@@ -44,26 +44,26 @@ ADD = Statement(
     amounts="bigint[]",
 )
 
-# As if it had been added hour by hour.
-ADD_PAST = Statement(
+# As if it had been incremented hour by hour.
+CREATE_PAST = Statement(
     """
     WITH sent AS (
         SELECT hour, amount
           FROM unnest(CAST(:hours AS timestamptz[]), CAST(:amounts AS bigint[]))
                AS s (hour, amount)
-    ), ledger AS (
-        INSERT INTO counter_hours AS h (name, hour, added)
-        SELECT :name, hour, amount
+    ), created AS (
+        INSERT INTO counters (name, value, created_at)
+        SELECT :name, sum(amount), min(hour)
           FROM sent
-            ON CONFLICT (name, hour) DO UPDATE SET added = h.added + excluded.added
+            ON CONFLICT (name) DO NOTHING
+     RETURNING name
+    ), ledger AS (
+        INSERT INTO counter_hours (name, hour, added)
+        SELECT name, hour, amount
+          FROM created, sent
     )
-    INSERT INTO counters AS c (name, value, created_at)
-    SELECT :name, sum(amount), min(hour)
-      FROM sent
-        ON CONFLICT (name) DO UPDATE
-       SET value = c.value + excluded.value,
-           version = c.version + 1,
-           updated_at = greatest(c.updated_at, excluded.updated_at)
+    SELECT name
+      FROM created
 """,
     name="text",
     hours="timestamptz[]",
@@ -200,11 +200,14 @@ def add(connection: Connection, amounts: Amounts) -> dict[str, int]:
     return {row.name: row.value for row in rows}
 
 
-def add_past(name: str, amounts: Mapping[datetime, int]) -> None:
-    """Add to a counter what it would have gained in hours that are over."""
+def create_past(name: str, amounts: Mapping[datetime, int]) -> bool:
+    """Create a counter that was incremented in past hours; return False if it exists."""
     hours = sorted(amounts)
     values = [amounts[hour] for hour in hours]
-    db.transact(lambda connection: ADD_PAST.run(connection, name=name, hours=hours, amounts=values))
+    rows = db.transact(
+        lambda connection: CREATE_PAST.run(connection, name=name, hours=hours, amounts=values)
+    )
+    return bool(rows)
 
 
 def add_in_turn(connection: Connection, batch: Sequence[Amounts]) -> list[dict[str, int]]:

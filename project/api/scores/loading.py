@@ -187,7 +187,7 @@ DIFFERS = """
     IS DISTINCT FROM ({new}.correct, {new}.attempts, {new}.correct_attempts, {new}.solved_at,
                       {new}.created_at, {new}.answered_at)
 """
-WRITE_SCORES = f"""
+INSERT_SCORES = """
     WITH written AS (
         INSERT INTO scores AS s (id, user_id, exercise_id, correct, attempts, correct_attempts,
                                  solved_at, answered_at, created_at, updated_at)
@@ -197,17 +197,9 @@ WRITE_SCORES = f"""
           FROM (SELECT *, updated_at AS answered_at FROM incoming) AS new
           LEFT JOIN scores AS s
          USING (user_id, exercise_id)
-         WHERE s.user_id IS NULL OR {DIFFERS.format(new="new")}
+         WHERE s.user_id IS NULL OR {differs}
          ORDER BY new.user_id, new.exercise_id
-            ON CONFLICT (user_id, exercise_id) DO UPDATE
-           SET correct = excluded.correct,
-               attempts = excluded.attempts,
-               correct_attempts = excluded.correct_attempts,
-               solved_at = excluded.solved_at,
-               answered_at = excluded.answered_at,
-               created_at = excluded.created_at,
-               updated_at = greatest(s.updated_at, excluded.updated_at)
-         WHERE {DIFFERS.format(new="excluded")}
+            ON CONFLICT (user_id, exercise_id) DO {conflict}
      RETURNING s.*, s.xmax = 0 AS is_new
     )
     INSERT INTO changed
@@ -215,6 +207,19 @@ WRITE_SCORES = f"""
            updated_at, is_new, attempts, is_new AND solved_at IS NOT NULL, false
       FROM written
 """
+REPLACE = f"""
+    UPDATE
+       SET correct = excluded.correct,
+           attempts = excluded.attempts,
+           correct_attempts = excluded.correct_attempts,
+           solved_at = excluded.solved_at,
+           answered_at = excluded.answered_at,
+           created_at = excluded.created_at,
+           updated_at = greatest(s.updated_at, excluded.updated_at)
+     WHERE {DIFFERS.format(new="excluded")}
+"""
+WRITE_SCORES = INSERT_SCORES.format(differs=DIFFERS.format(new="new"), conflict=REPLACE)
+ADD_SCORES = INSERT_SCORES.format(differs="false", conflict="NOTHING")
 # Answers that a replaced score does not count, or that are later than its latest one.
 FORGET = """
     DELETE FROM attempts AS a
@@ -413,7 +418,11 @@ class Load:
 
     def write(self) -> Written:
         """Write the rows as scores, with their answers and sums."""
-        return self._write_scores() if self._are_scores else self._write_answers()
+        return self._write_scores(WRITE_SCORES) if self._are_scores else self._write_answers()
+
+    def add(self) -> Written:
+        """Write the rows whose scores do not exist yet, and leave the other scores as they are."""
+        return self._write_scores(ADD_SCORES)
 
     def _write_answers(self) -> Written:
         run = self._transaction.run
@@ -427,9 +436,9 @@ class Load:
         run(totals.RECOMPUTE_LAST_SOLVED.format(users=SOLVED_EARLIER))
         return self._written()
 
-    def _write_scores(self) -> Written:
+    def _write_scores(self, statement: str) -> Written:
         run = self._transaction.run
-        run(WRITE_SCORES)
+        run(statement)
         run("ANALYZE changed")
         run(FORGET)
         run(LOG_LATEST)

@@ -127,7 +127,7 @@ class TestHistoryOfSeeds(BaseTestCase):
         now = datetime.now(UTC)
 
         seeded = history("visits", 5310, now)
-        counters.add_past("visits", seeded)
+        counters.create_past("visits", seeded)
 
         self.assertEqual(sum(seeded.values()), 5310)
         self.assertTrue(all(isinstance(gain, int) and gain >= 0 for gain in seeded.values()))
