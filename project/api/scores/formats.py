@@ -1,31 +1,96 @@
-"""The files of scores: their two forms, and how a row stands in a line of CSV or JSON Lines."""
+"""Rows of scores in CSV and JSON Lines: their columns, their cells, and the exports."""
 
 import csv
 import json
 import re
-from collections.abc import Sequence
-from typing import Any, Protocol
-
-import orjson
-from click import ClickException
-from pydantic_core import SchemaValidator
-from pydantic_core import core_schema as core
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from project.api.fields import LARGEST_BIGINT
 
-ANSWER = ("user_id", "exercise_id", "correct")
+ANSWER = ("user_id", "exercise_id", "correct", "at")
 TIMES = ("solved_at", "created_at", "updated_at")
-SCORE = ("id", *ANSWER, "attempts", "correct_attempts", *TIMES)
-NULLABLE = {"at", "solved_at"}
-# The largest id is one that the sequence of ids can still go past.
-MOST = dict.fromkeys(SCORE, LARGEST_BIGINT) | {"id": LARGEST_BIGINT - 1}
-LEAST = dict.fromkeys(SCORE, 1) | {"correct_attempts": 0}
+SCORE = ("id", "user_id", "exercise_id", "correct", "attempts", "correct_attempts", *TIMES)
 
-# RFC 3339, with offsets as far as PostgreSQL knows them.
-TIME = (
-    "^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?"
-    "([Zz]|[+-](0[0-9]|1[0-5]):[0-5][0-9])$"
+# The largest id is one that the sequence of ids can still go past.
+MAX_ID = LARGEST_BIGINT - 1
+
+DELIMITERS = ",;\t|"
+BOOLEANS = {"true", "false", "yes", "no", "1", "0"}
+DIGITS = re.compile("[0-9]{1,19}")
+# RFC 3339, with the offsets that PostgreSQL supports.
+TIME = re.compile(
+    "[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,9})?"
+    "([Zz]|[+-](0[0-9]|1[0-5]):[0-5][0-9])"
 )
+
+
+class Column(NamedTuple):
+    """The cells of a column that PostgreSQL can read as they are."""
+
+    json_type: type
+    plain: str  # a regular expression; most values match it and need no other check
+    is_valid: Callable[[str], bool]
+    advice: str
+    is_optional: bool = False
+
+    @property
+    def pattern(self) -> str:
+        """A regular expression for most of the good cells."""
+        return f"(?:{self.plain})?" if self.is_optional else f"(?:{self.plain})"
+
+    def accepts(self, cell: str) -> bool:
+        """Return whether a cell is good; an empty one is no value."""
+        return self.is_valid(cell) if cell else self.is_optional
+
+
+def _integer(least: int, most: int, *, is_optional: bool = False) -> Column:
+    return Column(
+        int,
+        f"[1-9][0-9]{{0,{len(str(most)) - 2}}}" + ("" if least else "|0"),
+        lambda cell: bool(DIGITS.fullmatch(cell)) and least <= int(cell) <= most,
+        f"write a whole number from {least} to {most}",
+        is_optional,
+    )
+
+
+def _time(*, is_optional: bool = False) -> Column:
+    return Column(
+        str,
+        "[1-9][0-9]{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])"
+        "T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:[.][0-9]{1,6})?(?:Z|[+]00:00)",
+        _is_time,
+        "write a time with its offset from UTC, like 2026-11-20T08:30:00Z"
+        + (", or leave it out" if is_optional else ""),
+        is_optional,
+    )
+
+
+def _is_time(cell: str) -> bool:
+    try:
+        return bool(TIME.fullmatch(cell) and datetime.fromisoformat(cell.upper()))
+    except ValueError:  # a day that its month does not have
+        return False
+
+
+COLUMNS = {
+    "id": _integer(1, MAX_ID, is_optional=True),
+    "user_id": _integer(1, LARGEST_BIGINT),
+    "exercise_id": _integer(1, LARGEST_BIGINT),
+    "correct": Column(
+        bool,
+        "true|false|TRUE|FALSE|1|0",
+        lambda cell: cell.lower() in BOOLEANS,
+        "write true or false",
+    ),
+    "attempts": _integer(1, LARGEST_BIGINT),
+    "correct_attempts": _integer(0, LARGEST_BIGINT),
+    "solved_at": _time(is_optional=True),
+    "created_at": _time(),
+    "updated_at": _time(),
+    "at": _time(is_optional=True),
+}
 
 # Put together by PostgreSQL. The texts of times are those of RFC 3339 but for the minutes of the
 # offset and a space for the T, and quicker than to_char(). No other space is sent, so the T is
@@ -56,174 +121,131 @@ EXPORT_JSONL = f"""
       TO STDOUT
 """
 
-# Bytes of CSV that need no closer look: most cells of most files.
-PLAIN_ID = b"[1-9][0-9]{0,17}"
-PLAIN_TIME = (
-    b"[1-9][0-9]{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])"
-    b"T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:[.][0-9]{1,6})?(?:Z|[+]00:00)"
-)
-PLAIN = dict.fromkeys(SCORE, PLAIN_ID) | {
-    "correct": b"(?:true|false)",
-    "correct_attempts": b"(?:0|%b)" % PLAIN_ID,
-    "created_at": PLAIN_TIME,
-    "updated_at": PLAIN_TIME,
-    "solved_at": b"(?:%b)?" % PLAIN_TIME,
-    "at": b"(?:%b)?" % PLAIN_TIME,
-}
-
-Row = Sequence[Any]
-
-
-def _said(schema: core.CoreSchema, message: str) -> core.CoreSchema:
-    return core.custom_error_schema(schema, "refused", custom_error_message=message)
-
-
-def _written(pattern: str, schema: core.CoreSchema) -> core.CoreSchema:
-    return core.chain_schema([core.str_schema(pattern=pattern, strict=True), schema])
-
-
-def rows_of(format_: "Format", columns: Sequence[str]) -> SchemaValidator:
-    """Return what checks rows of these columns."""
-    cells = [_cell(name, is_text=format_.has_header) for name in columns]
-    return SchemaValidator(core.list_schema(core.tuple_schema(cells)))
-
-
-def _cell(name: str, *, is_text: bool) -> core.CoreSchema:
-    """Return what a cell of this column may be; in a format where all is text, or a JSON value.
-
-    In pydantic's own terms, so that it runs no Python for each of millions of cells.
-    """
-    if name == "correct":
-        boolean = (
-            core.literal_schema(["true", "false"]) if is_text else core.bool_schema(strict=True)
-        )
-        return _said(boolean, "Input should be true or false")
-    if name in LEAST and name not in TIMES:
-        integer = core.int_schema(ge=LEAST[name], le=MOST[name], strict=not is_text)
-        message = f"Input should be an integer from {LEAST[name]} to {MOST[name]}"
-        return _said(_written("^[0-9]{1,19}$", integer) if is_text else integer, message)
-    message = "Input should be a time as RFC 3339 writes it, like 2026-11-20T08:30:00Z"
-    time = _written(TIME, core.datetime_schema(tz_constraint="aware"))
-    if name in NULLABLE:
-        null = core.literal_schema([""]) if is_text else core.none_schema()
-        return _said(core.union_schema([null, time]), f"{message}, or null")
-    return _said(time, message)
-
-
-class Format(Protocol):
-    """How rows stand in lines."""
-
-    has_header: bool
-    export: str
-
-    def columns(self, line: bytes) -> list[str]:
-        """Return the columns that the first line tells."""
-
-    def plain(self, columns: Sequence[str]) -> re.Pattern[bytes]:
-        """Return what lines match that PostgreSQL can have as they are."""
-
-    def row(self, line: bytes, columns: Sequence[str]) -> Row:
-        """Return the values of a line by column, or raise ValueError with the reason."""
-
-    def text(self, row: Row) -> str:
-        """Return a good row as CSV for PostgreSQL."""
-
 
 class Csv:
-    """A header and then cells, by commas."""
+    """The rows of a CSV file. Its header names the columns and shows the delimiter."""
 
     has_header = True
     export = EXPORT_CSV
 
-    def columns(self, line: bytes) -> list[str]:
-        """Return the cells of the header."""
-        return self._cells(line)
+    def __init__(self, header: bytes) -> None:
+        """Raise ValueError if the columns are not those of answers or scores."""
+        text = _decode(header)
+        self._delimiter = next((mark for mark in DELIMITERS if mark in text), ",")
+        self.delimiter = self._delimiter.encode()
+        names = [name.lower() for name in self._split(text)]
+        while names and not names[-1]:
+            names.pop()
+        for name in _form(names):
+            if names.count(name) > 1:
+                raise ValueError(f"The column {name} appears twice: remove one")
+            if name not in names and not COLUMNS[name].is_optional:
+                raise ValueError(f"The column {name} is missing: add it")
+        self.columns: Sequence[str] = names
+        # Rows that PostgreSQL can read as they are, but for the delimiter.
+        self.plain = re.compile(
+            re.escape(self._delimiter).join(COLUMNS[name].pattern for name in names).encode()
+        )
 
-    def plain(self, columns: Sequence[str]) -> re.Pattern[bytes]:
-        """Return what lines match whose every cell is plainly right."""
-        return re.compile(b",".join(PLAIN[name] for name in columns))
+    def row(self, line: bytes) -> str:
+        """Return a row as PostgreSQL reads it, or raise ValueError with what to change."""
+        cells = self._split(_decode(line))
+        count = len(self.columns)
+        if len(cells) < count or any(cells[count:]):
+            raise ValueError(f"Write {count} cells, one for each column: these are {len(cells)}")
+        return _checked(self.columns, cells[:count])
 
-    def row(self, line: bytes, columns: Sequence[str]) -> Row:
-        """Return the cells, as many as there are columns."""
-        cells = self._cells(line)
-        if len(cells) != len(columns):
-            raise ValueError(f"There are {len(cells)} cells for {len(columns)} columns")
-        return cells
-
-    def text(self, row: Row) -> str:
-        """Return the cells as they were, but for quotes: a good one needs none."""
-        return ",".join(row)
-
-    def _cells(self, line: bytes) -> list[str]:
-        text = _decoded(line)
-        if '"' not in text:
-            return text.split(",")
+    def _split(self, text: str) -> list[str]:
+        reader = csv.reader([text], delimiter=self._delimiter, skipinitialspace=True, strict=True)
         try:
-            [cells] = csv.reader([text], strict=True)
+            return [cell.strip() for cell in next(reader)]
         except csv.Error as error:
-            raise ValueError(f"The line is not CSV: {error}") from None
-        return cells
+            raise ValueError(
+                f"Write each row on one line and close its quotes there ({error})"
+            ) from None
 
 
 class JsonLines:
-    """An object in each line, all with the same keys."""
+    """The rows of a JSON Lines file. The first object shows whether they are answers or scores."""
 
     has_header = False
     export = EXPORT_JSONL
+    delimiter = b","
+    plain = re.compile(b"(?!)")  # PostgreSQL can read none as it is
 
-    def columns(self, line: bytes) -> list[str]:
-        """Return the keys of the first object, also those that stand there twice."""
-        pairs = json.loads(_decoded(line), object_pairs_hook=lambda pairs: pairs)
-        if not line.lstrip().startswith(b"{"):
-            raise ValueError("The line is not a JSON object")
-        return [name for name, _ in pairs]
+    def __init__(self, first: bytes) -> None:
+        """Raise ValueError if the keys are not those of an answer or a score."""
+        self.columns = _form(_object(first))
 
-    def plain(self, columns: Sequence[str]) -> re.Pattern[bytes]:  # noqa: ARG002  as of its kind
-        """Return what no line matches: PostgreSQL cannot have JSON as it is."""
-        return re.compile(b"(?!)")
-
-    def row(self, line: bytes, columns: Sequence[str]) -> Row:
-        """Return the values in the order of the columns."""
-        try:
-            members = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise ValueError(f"The line is not JSON: {error}") from None
-        if not isinstance(members, dict):
-            raise ValueError("The line is not a JSON object")  # noqa: TRY004  like all its kind
-        try:
-            row = [members[name] for name in columns]
-        except KeyError as error:
-            raise ValueError(f"{error.args[0]}: Field required") from None
-        if len(members) != len(columns):
-            unknown = min(members.keys() - set(columns))
-            raise ValueError(f"{unknown!r} is no key of the first line")
-        return row
-
-    def text(self, row: Row) -> str:
-        """Return the values as PostgreSQL reads them; a good one has no comma."""
-        return ",".join("" if value is None else str(value) for value in row)
+    def row(self, line: bytes) -> str:
+        """Return a row as PostgreSQL reads it, or raise ValueError with what to change."""
+        members = _object(line)
+        _check_known(members, self.columns)
+        cells = [_text(members.get(name), COLUMNS[name].json_type) for name in self.columns]
+        return _checked(self.columns, cells)
 
 
-FORMATS: dict[str, Format] = {"csv": Csv(), "jsonl": JsonLines()}
+Format = Csv | JsonLines
+FORMATS: dict[str, type[Format]] = {"csv": Csv, "jsonl": JsonLines}
 
 
-def refuse_other_forms(columns: Sequence[str]) -> None:
-    """Raise ClickException where these are the columns of neither form."""
-    named = set(columns)
-    is_answers = not named & set(SCORE[:1] + SCORE[4:])
-    known, optional = ((*ANSWER, "at"), "at") if is_answers else (SCORE, "id")
-    for name in columns:
-        if columns.count(name) > 1:
-            raise ClickException(f"The column {name} stands there twice.")
-        if name not in known:
-            raise ClickException(f"The column {name!r} is unknown; known are {', '.join(known)}.")
-    for name in known:
-        if name not in named and name != optional:
-            raise ClickException(f"The column {name} is missing.")
+def _checked(columns: Sequence[str], cells: Sequence[str]) -> str:
+    reasons = [
+        f"{name}: {COLUMNS[name].advice}"
+        for name, cell in zip(columns, cells, strict=True)
+        if not COLUMNS[name].accepts(cell)
+    ]
+    if reasons:
+        raise ValueError("; ".join(reasons))
+    return ",".join(cells)
 
 
-def _decoded(line: bytes) -> str:
+def _form(names: Iterable[str]) -> Sequence[str]:
+    """Return the columns of answers or scores, whichever these belong to."""
+    form = ANSWER if set(names).isdisjoint(set(SCORE) - set(ANSWER)) else SCORE
+    _check_known(names, form)
+    return form
+
+
+def _check_known(names: Iterable[str], form: Sequence[str]) -> None:
+    for name in names:
+        if name not in form:
+            raise ValueError(f"Unknown column {name!r}: the columns are {', '.join(form)}")
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    try:
+        members = DECODER.decode(_decode(line))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"Write one whole JSON object on each line ({error.msg} at character {error.pos + 1})"
+        ) from None
+    except RecursionError:
+        members = None
+    if not isinstance(members, dict):
+        raise ValueError("Write one whole JSON object on each line")  # noqa: TRY004
+    return members
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError("A key appears twice: remove one")
+    return members
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+
+
+def _text(value: Any, expected: type) -> str:
+    """Return a value as a cell; one of a wrong type becomes a cell that no column accepts."""
+    if value is None:
+        return ""
+    return str(value) if type(value) is expected else "?"
+
+
+def _decode(line: bytes) -> str:
     try:
         return line.decode()
     except UnicodeDecodeError:
-        raise ValueError("The line is not UTF-8") from None
+        raise ValueError("The line is not UTF-8: save the file in UTF-8") from None

@@ -48,26 +48,26 @@ PREPARE = """
     ) ON COMMIT DROP
 """
 
-# What is wrong with a line of itself, where it is so.
+# What can be wrong with the values of one line, and the condition in SQL for each.
 CONTRADICTIONS = {
-    "correct_attempts: Input should not be more than attempts": "correct_attempts > attempts",
-    "correct: A correct attempt is not among the correct_attempts": (
-        "correct AND correct_attempts = 0"
-    ),
-    "correct: A wrong attempt is not among the attempts": (
+    "correct_attempts: write at most attempts": "correct_attempts > attempts",
+    "correct_attempts: write at least 1 if correct is true": "correct AND correct_attempts = 0",
+    "correct_attempts: write less than attempts if correct is false": (
         "NOT correct AND correct_attempts = attempts"
     ),
-    "solved_at: Input should be null exactly where correct_attempts is 0": (
+    "solved_at: write a time if correct_attempts is not 0, else nothing": (
         "(solved_at IS NULL) <> (correct_attempts = 0)"
     ),
-    "updated_at: Input should not be before created_at": "updated_at < created_at",
-    "updated_at: Input should not be before solved_at": "updated_at < solved_at",
-} | {
-    # What Python can read back, and so what the service can answer with.
-    f"{name}: Input should lie in the years 1 to 9999 of UTC": (
+    "updated_at: write created_at or a later time": "updated_at < created_at",
+    "updated_at: write solved_at or a later time": "updated_at < solved_at",
+}
+TIMES = ("at", "solved_at", "created_at", "updated_at")
+CONTRADICTIONS |= {
+    # Python, which reads times for the responses, has no others.
+    f"{name}: write a time from the year 1 to 9999, in UTC": (
         f"NOT {name} BETWEEN '0001-01-01 00:00+00' AND '9999-12-31 23:59:59.999999+00'"
     )
-    for name in ("at", "solved_at", "created_at", "updated_at")
+    for name in TIMES
 }
 REASONS = ", ".join(f"CASE WHEN {so} THEN '{why}' END" for why, so in CONTRADICTIONS.items())
 CONTRADICTORY = f"""

@@ -1,12 +1,14 @@
-"""Import and export: scores as CSV or JSON Lines, in constant memory.
+"""Import and export of scores as CSV or JSON Lines, in constant memory.
 
-A file has one of two forms, which its columns tell: "answers" say what users answered, "scores"
-are what export writes. Each line is a row; one that cannot be is refused by its number.
+A file holds either answers of users or whole scores, as export writes them; its columns show which.
+Each line is a row. A row that cannot be imported is reported with its line number.
 """
 
 import csv
 import gzip
+import itertools
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -18,30 +20,32 @@ from typing import IO, Any, NamedTuple
 
 import psycopg2
 from click import ClickException, UsageError, echo
-from pydantic_core import ValidationError
 from tqdm import tqdm
 
 from project.api.scores import loading
-from project.api.scores.formats import (
-    ANSWER,
-    FORMATS,
-    T_FOR_SPACE,
-    TEXTS_OF_TIMES,
-    Format,
-    Row,
-    refuse_other_forms,
-    rows_of,
-)
+from project.api.scores.formats import FORMATS, T_FOR_SPACE, TEXTS_OF_TIMES, Format
 from project.api.scores.loading import Load, Transaction, Written
 from project.extensions import AWAY, OutcomeUnknown
 
-BLOCK = 1 << 20  # bytes; no line of ours is longer
+BLOCK = 1 << 20  # bytes; no line may be longer
 SHOWN_LINES = 20
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # Exit codes, as of processes that SIGINT and SIGPIPE ended.
 INTERRUPTED, PIPE_BROKEN = 130, 141
 
 ENDINGS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+GZIP = b"\x1f\x8b"
+# How files begin that are not text in UTF-8. UTF-16 also comes without its mark.
+FOREIGN = {
+    b"PK\x03\x04": "an Excel workbook or a zip archive",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook",
+    b"(\xff\xfe|\xfe\xff|\0|.\0)": "text in UTF-16",
+}
+# Excel reads the delimiter from such a line before the header, and the header shows it as well.
+SEPARATOR_LINE = re.compile(b'"?sep=.?"?', re.IGNORECASE)
+# A line of these only is blank: spreadsheets write empty rows, and DOS ends a file with Ctrl-Z.
+BLANK = b' \t,;|"\x1a'
+
 Lines = list[tuple[int, bytes]]  # by their numbers, without their ends
 
 
@@ -49,22 +53,22 @@ class File(NamedTuple):
     """A file that was named on the command line; `-` is standard input or output."""
 
     path: Path
-    format: Format
-    is_packed: bool
+    format: type[Format]
 
     @classmethod
     def named(cls, name: str, format_name: str | None) -> "File":
-        """Return the file; its name tells the format where the format is not said."""
+        """Return the file; its name shows the format unless `format_name` does."""
         path = Path(name)
-        is_packed = path.suffix.lower() == ".gz"
-        endings = [e.lower() for e in path.suffixes if e.lower() not in {".gz", ".rejected"}]
+        endings = [ending.lower() for ending in path.suffixes]
+        while endings and re.fullmatch("[.](gz|rejected)", endings[-1]):
+            endings.pop()
         found = "csv" if name == "-" else ENDINGS.get(endings[-1] if endings else "")
         chosen = format_name or found
         if chosen is None:
             raise UsageError(
-                f"The name {name} does not tell the format: add --format csv or jsonl."
+                f"The name {name} does not show the format: add --format csv or --format jsonl."
             )
-        return cls(path, FORMATS[chosen], is_packed)
+        return cls(path, FORMATS[chosen])
 
     @property
     def is_standard(self) -> bool:
@@ -78,28 +82,29 @@ class File(NamedTuple):
 
 
 def import_scores(name: str, format_name: str | None, *, skip_invalid: bool) -> int:
-    """Import a file and say what happened; return the exit code, 0 where no line was refused."""
+    """Import a file and print the outcome; return the exit code, 0 if no line was refused."""
     file = File.named(name, format_name)
-    with in_one_sentence("The database is as it was."):
-        with _source(file) as source, Transaction() as transaction:
-            reading = Reading(file, source)
-            load = Load(transaction, reading.columns)
-            with tempfile.TemporaryFile() as reasons:
-                load.take(reading.rows(reasons))
-                reasons.seek(0)
-                load.refuse(iter(lambda: reasons.read(BLOCK), b""))
-            load.check(whole=not skip_invalid)
-            refused = load.refused()
-            _show(load.first_refused(SHOWN_LINES), refused)
-            if refused and not skip_invalid:
-                echo(
-                    f"{refused} of {reading.count} lines are refused; nothing is written.", err=True
-                )
-                return 1
-            written = load.write()
-            _reject(file, reading, load.each_refused())
-            transaction.commit()
-        _report(reading.count, written, refused)
+    with (
+        in_one_sentence("The database is as it was."),
+        _source(file) as source,
+        Transaction() as transaction,
+    ):
+        reading = Reading(file.format, source)
+        load = Load(transaction, reading.columns)
+        with tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as reasons:
+            load.take(reading.rows(reasons))
+            reasons.seek(0)
+            load.refuse(line.encode() for line in reasons)
+        load.check(whole=not skip_invalid)
+        refused = load.refused()
+        _show(load.first_refused(SHOWN_LINES), refused)
+        if refused and not skip_invalid:
+            echo(f"{refused} of {reading.count} lines are refused; nothing is written.", err=True)
+            return 1
+        written = load.write()
+        _reject(file, reading, load.each_refused())
+        transaction.commit()
+    _report(reading.count, written, refused)
     if reading.count > loading.MANY:
         with in_one_sentence("All is written; PostgreSQL will tidy up by itself."):
             loading.tidy()
@@ -126,118 +131,104 @@ def export_scores(name: str, format_name: str | None) -> None:
 class Reading:
     """The lines of a file on their way to PostgreSQL."""
 
-    def __init__(self, file: File, source: IO[bytes]) -> None:
+    def __init__(self, format_: type[Format], source: IO[bytes]) -> None:
         self.count = 0
-        self._format = file.format
         self._source = source
-        self._is_packed = file.is_packed
-        self._header, self.columns = self._first()
-        self._plain = file.format.plain(self.columns)
-        self._validator = rows_of(file.format, self.columns)
+        self._refuse_foreign()
+        number, self._first_line, self._format = self._first(format_)
+        self._begin = number + format_.has_header
 
-    def rows(self, reasons: IO[bytes]) -> Iterator[bytes]:
-        """Yield good lines as CSV behind their numbers; write those of the others to `reasons`."""
-        text = self._format.text
-        with self._progress() as progress:
-            for lines in self._lines():
-                progress.update(self._source.tell() - progress.n)
-                self.count += len(lines)
-                plain = self._plain.fullmatch
-                yield b"".join(b"%d,%b\n" % line for line in lines if plain(line[1]))
-                rows, refused = self._checked([line for line in lines if not plain(line[1])])
-                csv.writer(_Encoder(reasons)).writerows(refused.items())
-                yield "".join(f"{number},{text(row)}\n" for number, row in rows.items()).encode()
-
-    def raw(self) -> Iterator[tuple[int, bytes]]:
-        """Yield the lines once more, as they are."""
-        for lines in self._lines():
-            yield from lines
+    @property
+    def columns(self) -> Sequence[str]:
+        """The columns of each row."""
+        return self._format.columns
 
     @property
     def header(self) -> bytes:
-        """The line that names the columns, where it holds no row."""
-        return self._header[1] + b"\n" if self._format.has_header else b""
+        """The line that names the columns, if the format has one."""
+        return self._first_line + b"\n" if self._format.has_header else b""
 
-    def _first(self) -> tuple[tuple[int, bytes], list[str]]:
-        """Return the first line and the columns that it names; refuse what is of no form."""
-        for lines in self._blocks():
-            for number, line in lines:
-                if _is_row(line):
-                    try:
-                        columns = self._format.columns(line.rstrip(b"\r"))
-                    except ValueError as error:
-                        raise ClickException(f"Line {number} names no columns: {error}.") from None
-                    refuse_other_forms(columns)
-                    return (number, line), columns
-        if self._format.has_header:
-            raise ClickException("The file has no header line.")
-        return (0, b""), list(ANSWER)
+    def rows(self, reasons: IO[str]) -> Iterator[bytes]:
+        """Yield good rows as CSV after their line numbers; write the reasons against the others."""
+        is_plain = self._format.plain.fullmatch
+        with self._progress() as progress:
+            for lines in self._blocks(self._begin):
+                progress.update(self._source.tell() - progress.n)
+                plain = [line for line in lines if is_plain(line[1])]
+                self.count += len(plain)
+                rows = b"".join(b"%d,%b\n" % line for line in plain)
+                yield rows.replace(self._format.delimiter, b",")
+                if len(plain) < len(lines):
+                    others = [line for line in lines if not is_plain(line[1]) and _is_row(line[1])]
+                    self.count += len(others)
+                    yield self._checked(others, reasons)
 
-    def _lines(self) -> Iterator[Lines]:
-        """Yield the lines behind the header, some thousand at a time."""
-        begin = self._header[0] if self._format.has_header else 0
-        for lines in self._blocks():
-            yield [line for line in lines if line[0] > begin and _is_row(line[1])]
+    def raw(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the lines after the header once more, as they are."""
+        return itertools.chain.from_iterable(self._blocks(self._begin))
 
-    def _blocks(self) -> Iterator[Lines]:
-        self._source.seek(0)
-        source = gzip.GzipFile(fileobj=self._source) if self._is_packed else self._source
+    def _refuse_foreign(self) -> None:
+        head = self._open().read(4)
+        for pattern, what in FOREIGN.items():
+            if re.match(pattern, head, re.DOTALL):
+                raise ClickException(f"The file is {what}: save it as CSV UTF-8.")
+
+    def _first(self, format_: type[Format]) -> tuple[int, bytes, Format]:
+        """Return the number of the first line, the line, and what it says of the others."""
+        for number, line in itertools.chain.from_iterable(self._blocks(1)):
+            if _is_row(line) and not SEPARATOR_LINE.fullmatch(line):
+                try:
+                    return number, line, format_(line)
+                except ValueError as error:
+                    raise ClickException(f"Line {number}: {error}.") from None
+        if format_.has_header:
+            raise ClickException("The file has no header line: name the columns in its first line.")
+        return 0, b"", format_(b"{}")
+
+    def _blocks(self, begin: int) -> Iterator[Lines]:
+        """Yield the lines from that number on, some thousand at a time."""
+        source = self._open()
         number, rest = 1, source.read(len(BYTE_ORDER_MARK)).removeprefix(BYTE_ORDER_MARK)
         while block := source.read(BLOCK):
-            *lines, rest = (rest + block).split(b"\n")
+            if block.endswith(b"\r"):  # maybe half of a line end
+                block += source.read(1)
+            text = (rest + block).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+            *lines, rest = text.split(b"\n")
             if len(rest) > BLOCK:
                 raise ClickException(f"Line {number + len(lines)} is longer than a megabyte.")
-            yield list(enumerate(lines, number))
+            yield list(enumerate(lines, number))[max(0, begin - number) :]
             number += len(lines)
-        yield [(number, rest)]
+        yield [(number, rest)][max(0, begin - number) :]
 
-    def _checked(self, lines: Lines) -> tuple[dict[int, Row], dict[int, str]]:
-        """Return the good rows by their numbers, and the reasons against the others."""
-        rows: dict[int, Row] = {}
-        refused: dict[int, str] = {}
+    def _open(self) -> IO[bytes] | gzip.GzipFile:
+        self._source.seek(0)
+        is_packed = self._source.read(len(GZIP)) == GZIP
+        self._source.seek(0)
+        return gzip.GzipFile(fileobj=self._source) if is_packed else self._source
+
+    def _checked(self, lines: Lines, reasons: IO[str]) -> bytes:
+        rows = []
+        refused = csv.writer(reasons)
         for number, line in lines:
             try:
-                rows[number] = self._format.row(line.rstrip(b"\r"), self.columns)
+                rows.append(f"{number},{self._format.row(line)}\n")
             except ValueError as error:
-                refused[number] = str(error)
-        try:
-            self._validator.validate_python(list(rows.values()))
-        except ValidationError as error:
-            numbers = list(rows)
-            for problem in error.errors(include_url=False, include_input=False):
-                place, column = problem["loc"][:2]
-                number, reason = (
-                    numbers[int(place)],
-                    f"{self.columns[int(column)]}: {problem['msg']}",
-                )
-                refused[number] = f"{refused[number]}; {reason}" if number in refused else reason
-            rows = {number: row for number, row in rows.items() if number not in refused}
-        return rows, refused
+                refused.writerow((number, error))
+        return "".join(rows).encode()
 
     def _progress(self) -> "tqdm[Any]":
         size = os.fstat(self._source.fileno()).st_size
         return tqdm(total=size, unit="B", unit_scale=True, disable=None)
 
 
-class _Encoder:
-    """A text file that is written in UTF-8, for csv.writer."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-
-    def write(self, text: str) -> None:
-        """Write the text."""
-        self._file.write(text.encode())
-
-
 def _is_row(line: bytes) -> bool:
-    return not line.startswith(b"#") and not line.isspace() and line != b""
+    return not line.startswith(b"#") and line.strip(BLANK) != b""
 
 
 @contextmanager
 def _source(file: File) -> Iterator[IO[bytes]]:
-    """Give the file to read, from a copy where it could be read only once."""
-    if not file.is_standard and file.path.is_file():
+    """Give the file to read, from a copy if it can be read only once."""
+    if file.path.is_file() and not file.is_standard:
         with file.path.open("rb") as source:
             yield source
         return
@@ -252,12 +243,12 @@ def _source(file: File) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _target(file: File) -> Iterator[IO[bytes]]:
-    """Give the file to write, packed where its name says so, and there only once it is whole."""
+    """Give the file to write, compressed if its name says so."""
     if file.is_standard:
         yield sys.stdout.buffer
         return
     with _appearing(file.path) as target:
-        if not file.is_packed:
+        if file.path.suffix.lower() != ".gz":
             yield target
             return
         # Without name and time, so that the same scores are the same bytes.
@@ -315,14 +306,14 @@ def _report(count: int, written: Written, refused: int) -> None:
 
 @contextmanager
 def in_one_sentence(then: str) -> Iterator[None]:
-    """Have what may end the block say so in one sentence, and `then` what that comes to."""
+    """Turn errors that may end the block into one sentence, followed by `then`."""
     try:
         yield
     except KeyboardInterrupt:
         echo(f"Interrupted. {then}", err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read has enough. Python would complain when it closes what nobody reads.
+        # The reader has closed its end. Python would complain when it closes standard output.
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(PIPE_BROKEN)
@@ -332,5 +323,8 @@ def in_one_sentence(then: str) -> Iterator[None]:
         ) from None
     except (*AWAY, psycopg2.Error) as error:
         raise ClickException(f"PostgreSQL: {str(error).splitlines()[0]}. {then}") from None
-    except (EOFError, OSError, zlib.error) as error:
-        raise ClickException(f"{error}. {then}") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ClickException(f"The gzip file is damaged ({error}). {then}") from None
+    except OSError as error:
+        cause = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        raise ClickException(f"{cause or error}. {then}") from None
