@@ -13,8 +13,10 @@ ANSWER = ("user_id", "exercise_id", "correct", "at")
 TIMES = ("solved_at", "created_at", "updated_at")
 SCORE = ("id", "user_id", "exercise_id", "correct", "attempts", "correct_attempts", *TIMES)
 
-# The largest id is one that the sequence of ids can still go past.
-MAX_ID = LARGEST_BIGINT - 1
+# The service counts on from imported values: a new score gets an id above the largest, and the
+# attempts at an exercise are added up over all learners. Both must stay within 64 bits.
+MAX_ID = 2**62
+MAX_ATTEMPTS = 10**9
 
 DELIMITERS = ",;\t|"
 BOOLEANS = {"true", "false", "yes", "no", "1", "0"}
@@ -84,8 +86,8 @@ COLUMNS = {
         lambda cell: cell.lower() in BOOLEANS,
         "write true or false",
     ),
-    "attempts": _integer(1, LARGEST_BIGINT),
-    "correct_attempts": _integer(0, LARGEST_BIGINT),
+    "attempts": _integer(1, MAX_ATTEMPTS),
+    "correct_attempts": _integer(0, MAX_ATTEMPTS),
     "solved_at": _time(is_optional=True),
     "created_at": _time(),
     "updated_at": _time(),

@@ -18,7 +18,7 @@ from manage import cli
 from project import db
 from project.api.scores import queries, totals, transfer
 from project.api.scores.queries import NewAttempt
-from project.tests.base import BaseTestCase, database_url, empty_tables
+from project.tests.base import ADMIN, BaseTestCase, database_url, empty_tables
 from project.tests.processes import GRACE_SECONDS, ROOT, environment, wait_until
 from project.tests.utils import add_score
 
@@ -311,6 +311,47 @@ class TestSpreadsheets(TransferTestCase):
             [(1, 2, False), (3, 2, False)],
             "scores.jsonl",
         )
+
+
+class TestBounds(TransferTestCase):
+    """What the service counts up later must not leave 64 bits."""
+
+    def test_import_rejects_ids_that_leave_no_room_for_new_ones(self):
+        for score_id in (2**62 + 1, 2**63 - 2, 2**63 - 1):
+            said = self.load(HEADER, score(id=str(score_id)), code=1)
+
+            self.assertIn("line 2: id: write a whole number from 1 to 4611686018427387904", said)
+
+    def test_new_scores_follow_the_largest_imported_id(self):
+        self.load(HEADER, score(id=str(2**62)))
+
+        answers = [
+            self.client.post("/scores", json={"exercise_id": n, "correct": True}, headers=ADMIN)
+            for n in (1, 2)
+        ]
+
+        self.assertEqual([answer.status_code for answer in answers], [201, 201])
+        self.assertEqual(
+            [answer.get_json()["data"]["id"] for answer in answers], [2**62 + 1, 2**62 + 2]
+        )
+
+    def test_import_rejects_attempts_whose_sum_could_overflow(self):
+        for cells in ({"attempts": "1000000001"}, {"correct_attempts": str(2**63 - 1)}):
+            said = self.load(HEADER, score(**cells), code=1)
+
+            self.assertRegex(said, f"line 2: {min(cells)}: write a whole number from . to 10{{9}}")
+
+    def test_statistics_count_on_from_the_most_attempts(self):
+        most = {"attempts": "1000000000", "correct_attempts": "999999999"}
+        self.load(HEADER, *(score(id=str(n), user_id=str(n), **most) for n in range(1, 11)))
+        self.load(HEADER, score(id="11", user_id="998877", **most))
+
+        self.client.patch("/scores", json={"exercise_id": 2, "correct": False}, headers=ADMIN)
+        stats = self.client.get("/scores/exercise/2/stats").get_json()["data"]
+        progress = self.client.get("/scores/user/progress", headers=ADMIN).get_json()["data"]
+
+        self.assertEqual(stats["attempts"], 11 * 10**9 + 1)
+        self.assertEqual(progress["attempts"], 10**9 + 1)
 
 
 class TestBadLines(TransferTestCase):
