@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -352,6 +353,39 @@ class TestBounds(TransferTestCase):
 
         self.assertEqual(stats["attempts"], 11 * 10**9 + 1)
         self.assertEqual(progress["attempts"], 10**9 + 1)
+
+
+class TestFuture(TransferTestCase):
+    def test_import_rejects_times_in_the_future_with_line_numbers(self):
+        now = datetime.now(UTC)
+        late, soon = ((now + timedelta(minutes=minutes)).isoformat() for minutes in (6, 4))
+
+        answers = self.load(
+            "user_id,exercise_id,correct,at",
+            f"1,1,true,{soon}",
+            f"2,1,true,{late}",
+            "3,1,true,9999-12-31T23:59:59Z",
+            code=1,
+        )
+        scores = self.load(
+            HEADER,
+            score(solved_at=late),
+            score(id="6", user_id="3", updated_at=late),
+            score(id="7", user_id="4", created_at=late, updated_at=late),
+            score(id="8", user_id="5", updated_at=soon),
+            code=1,
+        )
+
+        self.assertEqual(
+            answers,
+            "line 3: at: write a time that is not in the future\n"
+            "line 4: at: write a time that is not in the future\n"
+            "2 of 3 lines are refused; nothing is written.\n",
+        )
+        self.assertRegex(scores, "line 2: solved_at: write a time that is not in the future")
+        self.assertRegex(scores, "line 3: updated_at: write a time that is not in the future")
+        self.assertRegex(scores, "line 4: created_at: .*; updated_at: write a time that is not")
+        self.assertIn("3 of 4 lines are refused", scores)
 
 
 class TestBadLines(TransferTestCase):
