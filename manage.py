@@ -153,14 +153,17 @@ def _added(what: str, count: int, wanted: int) -> str:
     "--format",
     "format_name",
     type=click.Choice(["csv", "jsonl"]),
-    help="Where the name of FILE does not tell it.",
+    help="If the name of FILE does not show it.",
 )
-@click.option("--skip-invalid", is_flag=True, help="Leave bad lines in FILE.rejected.")
+@click.option(
+    "--skip-invalid", is_flag=True, help="Import the good lines and write the others to a new file."
+)
 def import_scores(file: str, format_name: str | None, skip_invalid: bool) -> None:
-    """Import scores or answers from FILE, all or none.
+    """Import scores or answers from FILE: all of its lines, or none.
 
-    FILE ends with .csv or .jsonl, and .gz where it is compressed; - is what comes in by stdin.
-    docs/transfer.md says what stands in it.
+    FILE ends with .csv or .jsonl, or is - for standard input. It may be compressed by gzip.
+    docs/transfer.md describes the columns. With --skip-invalid the refused lines are in
+    FILE.rejected, or in FILE.rejected.2 and so on if that exists.
     """
     sys.exit(transfer.import_scores(file, format_name, skip_invalid=skip_invalid))
 

@@ -9,17 +9,19 @@ import gzip
 import itertools
 import os
 import re
+import secrets
 import shutil
+import stat
 import sys
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import psycopg2
-from click import ClickException, UsageError, echo
+from click import ClickException, UsageError, echo, format_filename
 from tqdm import tqdm
 
 from project.api.scores import loading
@@ -60,7 +62,7 @@ class File(NamedTuple):
         """Return the file; its name shows the format unless `format_name` does."""
         path = Path(name)
         endings = [ending.lower() for ending in path.suffixes]
-        while endings and re.fullmatch("[.](gz|rejected)", endings[-1]):
+        while endings and re.fullmatch("[.](gz|rejected|[0-9]+)", endings[-1]):
             endings.pop()
         found = "csv" if name == "-" else ENDINGS.get(endings[-1] if endings else "")
         chosen = format_name or found
@@ -74,11 +76,6 @@ class File(NamedTuple):
     def is_standard(self) -> bool:
         """Whether it is standard input or output."""
         return str(self.path) == "-"
-
-    @property
-    def rejected(self) -> Path:
-        """Where the lines are left that were refused."""
-        return Path(f"{'stdin' if self.is_standard else self.path}.rejected")
 
 
 def import_scores(name: str, format_name: str | None, *, skip_invalid: bool) -> int:
@@ -102,9 +99,13 @@ def import_scores(name: str, format_name: str | None, *, skip_invalid: bool) -> 
             echo(f"{refused} of {reading.count} lines are refused; nothing is written.", err=True)
             return 1
         written = load.write()
-        _reject(file, reading, load.each_refused())
-        transaction.commit()
+        rejecting = _rejected(file, reading, load.each_refused()) if refused else nullcontext()
+        with rejecting as rejected:
+            transaction.commit()
     _report(reading.count, written, refused)
+    if rejected:
+        path = format_filename(rejected)
+        echo(f"The refused lines are in {path}: correct and import them.", err=True)
     if reading.count > loading.MANY:
         with in_one_sentence("All is written; PostgreSQL will tidy up by itself."):
             loading.tidy()
@@ -247,7 +248,7 @@ def _target(file: File) -> Iterator[IO[bytes]]:
     if file.is_standard:
         yield sys.stdout.buffer
         return
-    with _appearing(file.path) as target:
+    with _written(file.path, like=file.path) as target:
         if file.path.suffix.lower() != ".gz":
             yield target
             return
@@ -257,36 +258,78 @@ def _target(file: File) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _appearing(path: Path) -> Iterator[IO[bytes]]:
-    """Give a file that takes its name at the end of the block, and vanishes where that fails."""
+def _written(path: Path, *, like: Path) -> Iterator[IO[bytes]]:
+    """Give a file that replaces `path` at the end of the block, and vanishes if that fails.
+
+    It gets the owner and mode of the file `like`, if there is one.
+    """
     if path.exists() and not path.is_file():  # a device, say, or a pipe
         with path.open("wb") as target:
             yield target
         return
     whole = path.resolve()
-    part = whole.with_name(f".{whole.name}.{os.getpid()}.part")
+    part = whole.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        with part.open("wb") as target:
-            yield target
-            target.flush()
-            os.fsync(target.fileno())
-        part.replace(whole)
-    finally:
-        part.unlink(missing_ok=True)
+        model = like.stat() if like.is_file() else None
+        mode = 0o600 if model else 0o666  # the second one less the umask
+        with open(part, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as target:
+            try:
+                if model:
+                    _copy_owner_and_mode(model, target.fileno())
+                yield target
+                target.flush()
+                os.fsync(target.fileno())
+                part.replace(whole)
+            except BaseException:
+                part.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        if error.filename == str(part):
+            error.filename = str(path)
+        raise
 
 
-def _reject(file: File, reading: Reading, refused: Iterator[tuple[int, str]]) -> None:
-    """Leave the lines that were refused in a file, each behind a comment that says why."""
-    awaited = next(refused, None)
-    if awaited is None:
-        file.rejected.unlink(missing_ok=True)
-        return
-    with _appearing(file.rejected) as target:
-        target.write(reading.header)
-        for number, line in reading.raw():
-            if awaited and number == awaited[0]:
-                target.write(f"# line {number}: {awaited[1]}\n".encode() + line + b"\n")
-                awaited = next(refused, None)
+def _copy_owner_and_mode(model: os.stat_result, target: int) -> None:
+    mode = stat.S_IMODE(model.st_mode)
+    try:
+        os.fchown(target, model.st_uid, model.st_gid)
+    except PermissionError:
+        mode &= ~stat.S_IRWXG  # which would be another group
+    os.fchmod(target, mode)
+
+
+@contextmanager
+def _rejected(file: File, reading: Reading, refused: Iterator[tuple[int, str]]) -> Iterator[Path]:
+    """Write the refused lines to a new file, each after a comment with the reasons.
+
+    Give its path. The file vanishes if the block fails.
+    """
+    path = _reserved(Path(f"{'stdin' if file.is_standard else file.path}.rejected"))
+    try:
+        with _written(path, like=file.path) as target:
+            target.write(reading.header)
+            number, reasons = next(refused)
+            for line_number, line in reading.raw():
+                if line_number == number:
+                    target.write(f"# line {number}: {reasons}\n".encode() + line + b"\n")
+                    number, reasons = next(refused, (0, ""))
+        yield path
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _reserved(path: Path) -> Path:
+    """Create an empty file, with a number after its name if that is taken; return its path."""
+    free, number = path, 1
+    while True:
+        try:
+            free.touch(0o600, exist_ok=False)
+        except FileExistsError:
+            number += 1
+            free = path.with_name(f"{path.name}.{number}")
+        else:
+            return free
 
 
 def _show(refused: Sequence[tuple[int, str]], count: int) -> None:

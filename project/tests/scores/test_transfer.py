@@ -4,6 +4,7 @@ import gzip
 import itertools
 import json
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -50,6 +51,10 @@ def score(**cells):
     return ",".join((SCORE | cells).values())
 
 
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
 class TransferTestCase(BaseTestCase):
     def setUp(self):
         super().setUp()
@@ -74,6 +79,9 @@ class TransferTestCase(BaseTestCase):
         result = self.manage("import_scores", str(self.file(*lines, name=name)), *options)
         self.assertEqual(result.exit_code, code, result.output)
         return result.output
+
+    def names(self):
+        return sorted(path.name for path in self.folder.iterdir())
 
     def export(self, name="out.csv"):
         path = self.folder / name
@@ -519,6 +527,7 @@ class TestSkipInvalid(TransferTestCase):
 
         rejected = (self.folder / "scores.csv.rejected").read_text().splitlines()
         self.assertIn("4 lines: 1 new, 0 changed, 0 as they were, 3 refused.", said)
+        self.assertIn(f"The refused lines are in {self.folder}/scores.csv.rejected:", said)
         self.assertEqual(rejected[0], HEADER)
         self.assertRegex(rejected[1], "^# line 3: user_id: write a whole number")
         self.assertEqual(rejected[2], lines[2])
@@ -534,12 +543,69 @@ class TestSkipInvalid(TransferTestCase):
         self.assertIn("2 lines: 2 new", said)
         self.assertEqual([user_id for user_id, *_ in self.scores()], [1, 9, 10])
 
-    def test_leaves_no_file_where_all_are_good(self):
-        (self.folder / "scores.csv.rejected").write_text("of another time")
-
+    def test_rejected_file_is_not_written_when_all_lines_are_good(self):
         self.load(HEADER, score(), options=["--skip-invalid"])
 
-        self.assertFalse((self.folder / "scores.csv.rejected").exists())
+        self.assertEqual(self.names(), ["scores.csv"])
+
+    def test_rejected_file_of_earlier_import_is_kept(self):
+        """It may be the only copy of lines that are not corrected yet, or no file of ours."""
+        earlier = self.folder / "scores.csv.rejected"
+        earlier.write_text("of another time")
+
+        self.load(HEADER, score())
+        self.load(HEADER, score(), options=["--skip-invalid"])
+        said = [
+            self.load(HEADER, score(attempts=attempts), options=["--skip-invalid"], code=1)
+            for attempts in ("x", "y")
+        ]
+
+        self.assertEqual(earlier.read_text(), "of another time")
+        for number, (output, attempts) in enumerate(zip(said, ("x", "y"), strict=True), start=2):
+            name = f"scores.csv.rejected.{number}"
+            self.assertIn(f"/{name}: correct and import them.", output)
+            self.assertIn(f",{attempts},", (self.folder / name).read_text())
+        self.assertEqual(len(self.names()), 4)
+
+    def test_rejected_file_with_a_number_is_imported(self):
+        said = self.load(HEADER, score(), name="scores.csv.gz.rejected.12")
+
+        self.assertIn("1 new", said)
+
+    def test_rejected_file_keeps_the_header_and_the_delimiter(self):
+        lines = ["sep=;", "user_id;exercise_id;correct", "1;1;true", "x;1;true"]
+
+        self.load(*lines, options=["--skip-invalid"], code=1)
+
+        rejected = (self.folder / "scores.csv.rejected").read_text()
+        self.assertRegex(rejected, "^user_id;exercise_id;correct\n# line 4: .*\nx;1;true\n$")
+        corrected = rejected.replace("x;", "2;")
+        self.assertIn("1 new", self.load(corrected, name="scores.csv.rejected"))
+
+    def test_rejected_file_is_as_private_as_the_imported_one(self):
+        path = self.file(HEADER, score(attempts="x"))
+        path.chmod(0o640)
+
+        self.manage("import_scores", str(path), "--skip-invalid")
+
+        self.assertEqual(mode(self.folder / "scores.csv.rejected"), 0o640)
+
+    def test_rejected_file_is_not_left_when_the_commit_fails(self):
+        self.sql(
+            "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$"
+            " BEGIN RAISE 'no commit today'; END $$"
+        )
+        self.sql(
+            "CREATE CONSTRAINT TRIGGER failing AFTER INSERT ON scores"
+            " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION fail()"
+        )
+        self.addCleanup(self.sql, "DROP FUNCTION fail() CASCADE")
+
+        said = self.load(HEADER, score(), "x", options=["--skip-invalid"], code=1)
+
+        self.assertIn("PostgreSQL: no commit today. The database is as it was.", said)
+        self.assertEqual(self.names(), ["scores.csv"])
+        self.assertEqual(self.scores(), [])
 
     def test_keeps_json_as_it_was(self):
         good, bad = '{"user_id":1,"exercise_id":2,"correct":true}', '{"user_id":  0 }'
