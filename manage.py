@@ -174,12 +174,13 @@ def import_scores(file: str, format_name: str | None, skip_invalid: bool) -> Non
     "--format",
     "format_name",
     type=click.Choice(["csv", "jsonl"]),
-    help="Where the name of FILE does not tell it.",
+    help="If the name of FILE does not show it.",
 )
 def export_scores(file: str, format_name: str | None) -> None:
     """Export all scores to FILE.
 
-    FILE ends with .csv or .jsonl, and .gz to compress it; - is stdout.
+    FILE ends with .csv or .jsonl, and then .gz to compress it, or is - for standard output. A FILE
+    that exists is replaced once the export is complete.
     """
     transfer.export_scores(file, format_name)
 

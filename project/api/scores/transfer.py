@@ -14,6 +14,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
@@ -113,8 +114,10 @@ def import_scores(name: str, format_name: str | None, *, skip_invalid: bool) -> 
 
 
 def export_scores(name: str, format_name: str | None) -> None:
-    """Write all scores into a file, as they are at one moment."""
+    """Write all scores into a file, as they are at one moment, and print a summary."""
+    started_at = time.monotonic()
     file = File.named(name, format_name)
+    lines = size = 0
     with (
         in_one_sentence("Nothing is exported."),
         Transaction() as transaction,
@@ -124,9 +127,19 @@ def export_scores(name: str, format_name: str | None) -> None:
         transaction.run(TEXTS_OF_TIMES)
         with closing(transaction.copy_out(file.format.export)) as blocks:
             for block in blocks:
-                target.write(block.translate(T_FOR_SPACE))
-                progress.update(block.count(b"\n"))
+                size += target.write(block.translate(T_FOR_SPACE))
+                lines += block.count(b"\n")
+                progress.update(lines - progress.n)
         target.flush()
+    if file.path.is_file() and not file.is_standard:
+        size = file.path.stat().st_size
+    echo(
+        f"Exported {lines - file.format.has_header} scores to "
+        f"{'standard output' if file.is_standard else format_filename(name)}: "
+        f"{tqdm.format_sizeof(size, 'B')}, "
+        f"{time.monotonic() - started_at:.1f} s.",
+        err=file.is_standard,
+    )
 
 
 class Reading:

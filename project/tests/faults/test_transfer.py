@@ -23,6 +23,10 @@ INSERTING = """
      WHERE query LIKE '%INSERT INTO scores%' AND wait_event_type = 'Lock'
 """
 
+EXPORTING = (
+    "SELECT pid FROM pg_stat_activity WHERE query LIKE '%COPY%' AND wait_event_type = 'Lock'"
+)
+
 WAITING = """
     SELECT pid FROM pg_locks WHERE mode = 'ShareUpdateExclusiveLock' AND NOT granted
 """
@@ -79,6 +83,27 @@ class TransferTestCase(FaultTestCase):
             self.assertEqual(self.sql(f"TABLE {table} LIMIT 1"), [])
         said, _ = self.start("import_scores", str(self.file)).communicate(timeout=GRACE_SECONDS)
         self.assertEqual(said, "1000 lines: 1000 new, 0 changed, 0 as they were, 0 refused.\n")
+
+
+class TestExport(TransferTestCase):
+    def test_export_keeps_the_earlier_file_when_interrupted(self):
+        self.file.write_text("of yesterday")
+        for sent, code in ((signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)):
+            with (
+                self.subTest(sent.name),
+                self.connect() as connection,
+                connection.cursor() as cursor,
+            ):
+                cursor.execute("LOCK TABLE scores")
+                process = self.start("export_scores", str(self.file))
+                wait_until(lambda: self.sql(EXPORTING))
+
+                process.send_signal(sent)
+                process.communicate(timeout=GRACE_SECONDS)
+
+                self.assertEqual(process.returncode, code)
+                self.assertEqual(self.file.read_text(), "of yesterday")
+                self.assertEqual(list(self.file.parent.iterdir()), [self.file])
 
 
 class TestImport(TransferTestCase):

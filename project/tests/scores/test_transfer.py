@@ -673,16 +673,89 @@ class TestRoundTrip(TransferTestCase):
         result = self.manage("export_scores", "-")
 
         self.assertEqual(result.stdout, f"{HEADER}\n{score()}\n")
+        self.assertRegex(result.stderr, r"^Exported 1 scores to standard output: \d+B, \d.\d s.\n$")
 
-    def test_leaves_no_half_file_where_it_breaks(self):
-        self.sql("ALTER TABLE scores RENAME TO away")
-        try:
-            result = self.manage("export_scores", str(self.folder / "out.csv"))
-        finally:
-            self.sql("ALTER TABLE away RENAME TO scores")
 
-        self.assertEqual(result.exit_code, 1)
-        self.assertEqual(list(self.folder.iterdir()), [])
+class TestExport(TransferTestCase):
+    def test_export_prints_a_summary(self):
+        self.load(HEADER, score(), score(id="6", user_id="2"))
+
+        for name in ("out.csv", "out.jsonl", "out.csv.gz"):
+            with self.subTest(name):
+                path = self.folder / name
+
+                result = self.manage("export_scores", str(path))
+
+                size = path.stat().st_size
+                self.assertRegex(
+                    result.stdout, rf"^Exported 2 scores to {path}: {size}B, \d+\.\d s\.\n$"
+                )
+                self.assertEqual(result.stderr, "")
+
+    def test_export_keeps_the_earlier_file_when_it_fails(self):
+        path = self.folder / "out.csv"
+        for earlier in (None, "of yesterday"):
+            with self.subTest(earlier):
+                if earlier:
+                    path.write_text(earlier)
+                self.sql("ALTER TABLE scores RENAME TO away")
+                try:
+                    result = self.manage("export_scores", str(path))
+                finally:
+                    self.sql("ALTER TABLE away RENAME TO scores")
+
+                self.assertEqual(result.exit_code, 1)
+                self.assertEqual(self.names(), ["out.csv"] if earlier else [])
+                self.assertEqual(path.read_text() if earlier else None, earlier)
+
+    def test_export_keeps_mode_and_owner_of_the_earlier_file(self):
+        path = self.folder / "out.csv"
+        path.touch()
+        path.chmod(0o600)
+        if os.geteuid() == 0:
+            os.chown(path, 1, 2)
+        before = path.stat()
+
+        self.export()
+
+        after = path.stat()
+        self.assertNotEqual(after.st_ino, before.st_ino)
+        self.assertEqual(
+            (after.st_mode, after.st_uid, after.st_gid),
+            (before.st_mode, before.st_uid, before.st_gid),
+        )
+
+    def test_export_gives_a_new_file_the_mode_of_the_umask(self):
+        for umask in (0o022, 0o077):
+            with self.subTest(umask=umask):
+                self.addCleanup(os.umask, os.umask(umask))
+
+                self.export(f"out-{umask}.csv")
+
+                self.assertEqual(mode(self.folder / f"out-{umask}.csv"), 0o666 & ~umask)
+
+    def test_export_through_a_link_replaces_the_file_behind_it(self):
+        (self.folder / "real.csv").touch()
+        (self.folder / "out.csv").symlink_to("real.csv")
+
+        exported = self.export()
+
+        self.assertTrue((self.folder / "out.csv").is_symlink())
+        self.assertEqual((self.folder / "real.csv").read_bytes(), exported)
+
+    def test_export_error_names_the_file_of_the_user(self):
+        (self.folder / "file").touch()
+        for parent, cause in [
+            ("nowhere", "No such file or directory"),
+            ("file", "Not a directory"),
+        ]:
+            with self.subTest(parent):
+                path = self.folder / parent / "out.csv"
+
+                result = self.manage("export_scores", str(path))
+
+                self.assertEqual(result.exit_code, 1)
+                self.assertEqual(result.output, f"Error: {path}: {cause}. Nothing is exported.\n")
 
 
 class TestAnswers(TransferTestCase):
