@@ -19,7 +19,7 @@ MAX_ID = 2**62
 MAX_ATTEMPTS = 10**9
 
 DELIMITERS = ",;\t|"
-BOOLEANS = {"true", "false", "yes", "no", "1", "0"}
+BOOLEANS = {"true", "false", "t", "f", "yes", "no", "1", "0"}
 DIGITS = re.compile("[0-9]{1,19}")
 # RFC 3339, with the offsets that PostgreSQL supports.
 TIME = re.compile(
