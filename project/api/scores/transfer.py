@@ -306,8 +306,8 @@ def _copy_owner_and_mode(model: os.stat_result, target: int) -> None:
     mode = stat.S_IMODE(model.st_mode)
     try:
         os.fchown(target, model.st_uid, model.st_gid)
-    except PermissionError:
-        mode &= ~stat.S_IRWXG  # which would be another group
+    except OSError:
+        mode &= ~stat.S_IRWXG  # the group is another one then
     os.fchmod(target, mode)
 
 
