@@ -23,6 +23,7 @@ from typing import IO, Any, NamedTuple
 
 import psycopg2
 from click import ClickException, UsageError, echo, format_filename
+from psycopg2.errors import InsufficientPrivilege, UndefinedTable
 from tqdm import tqdm
 
 from project.api.scores import loading
@@ -377,6 +378,8 @@ def in_one_sentence(then: str) -> Iterator[None]:
         raise ClickException(
             "PostgreSQL was lost during the commit. Import again: what is written stays."
         ) from None
+    except (UndefinedTable, InsufficientPrivilege):
+        raise  # the command line says what to do then
     except (*AWAY, psycopg2.Error) as error:
         raise ClickException(f"PostgreSQL: {str(error).splitlines()[0]}. {then}") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

@@ -705,6 +705,7 @@ class TestExport(TransferTestCase):
                     self.sql("ALTER TABLE away RENAME TO scores")
 
                 self.assertEqual(result.exit_code, 1)
+                self.assertIn("run python manage.py db upgrade", result.output)
                 self.assertEqual(self.names(), ["out.csv"] if earlier else [])
                 self.assertEqual(path.read_text() if earlier else None, earlier)
 
