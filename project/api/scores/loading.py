@@ -244,7 +244,14 @@ SUM_UP = f"""
 REPLACED_SCORES = "(SELECT * FROM changed WHERE NOT is_new) AS replaced"
 SOLVED_EARLIER = "IN (SELECT user_id FROM changed WHERE is_solved_earlier)"
 
-COUNT = "SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM changed"
+# How many lines had an effect, each form by its own table.
+USED_ANSWERS = "SELECT count(*) FROM answers"
+USED_SCORES = "SELECT count(*) FROM changed"
+COUNT = """
+    SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new),
+           (SELECT count(*) FROM incoming) - ({used})
+      FROM changed
+"""
 
 # From how many rows on autovacuum is not waited for.
 MANY = 100_000
@@ -256,10 +263,11 @@ Result = TypeVar("Result")
 
 
 class Written(NamedTuple):
-    """What became of the lines that were not refused, but for those that changed nothing."""
+    """The scores that were written, and the lines that were accepted but changed nothing."""
 
     new: int
     changed: int
+    without_effect: int
 
 
 class Transaction:
@@ -437,7 +445,7 @@ class Load:
         run(LOG_ANSWERS)
         run(SUM_UP.format(gained="true"))
         run(totals.RECOMPUTE_LAST_SOLVED.format(users=SOLVED_EARLIER))
-        return self._written()
+        return self._written(USED_ANSWERS)
 
     def _write_scores(self, statement: str) -> Written:
         run = self._transaction.run
@@ -446,14 +454,14 @@ class Load:
         run(FORGET)
         run(LOG_LATEST)
         run(SUM_UP.format(gained="is_new"))
-        written = self._written()
+        written = self._written(USED_SCORES)
         if written.changed:
             # What a replaced score added to the sums is not known any more.
             self._transaction.call(lambda connection: totals.mend(connection, REPLACED_SCORES))
         return written
 
-    def _written(self) -> Written:
-        [counts] = self._transaction.read(COUNT)
+    def _written(self, used: str) -> Written:
+        [counts] = self._transaction.read(COUNT.format(used=used))
         return Written._make(counts)
 
     def _refuse_all(self, check: str) -> None:

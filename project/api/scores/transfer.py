@@ -354,10 +354,9 @@ def _show(refused: Sequence[tuple[int, str]], count: int) -> None:
 
 
 def _report(count: int, written: Written, refused: int) -> None:
-    same = count - refused - sum(written)
     echo(
-        f"{count} lines: {written.new} new, {written.changed} changed, {same} as they were, "
-        f"{refused} refused."
+        f"{count} lines: {written.new} new and {written.changed} changed scores, "
+        f"{written.without_effect} lines without effect, {refused} refused."
     )
 
 

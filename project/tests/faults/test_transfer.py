@@ -82,7 +82,9 @@ class TransferTestCase(FaultTestCase):
         for table in ("scores", "attempts", "user_totals", "exercise_totals", "solved_counts"):
             self.assertEqual(self.sql(f"TABLE {table} LIMIT 1"), [])
         said, _ = self.start("import_scores", str(self.file)).communicate(timeout=GRACE_SECONDS)
-        self.assertEqual(said, "1000 lines: 1000 new, 0 changed, 0 as they were, 0 refused.\n")
+        self.assertEqual(
+            said, "1000 lines: 1000 new and 0 changed scores, 0 lines without effect, 0 refused.\n"
+        )
 
 
 class TestExport(TransferTestCase):
@@ -140,8 +142,8 @@ class TestImport(TransferTestCase):
         self.assertEqual(
             said,
             [
-                "1000 lines: 1000 new, 0 changed, 0 as they were, 0 refused.\n",
-                "1000 lines: 0 new, 0 changed, 1000 as they were, 0 refused.\n",
+                "1000 lines: 1000 new and 0 changed scores, 0 lines without effect, 0 refused.\n",
+                "1000 lines: 0 new and 0 changed scores, 1000 lines without effect, 0 refused.\n",
             ],
         )
 

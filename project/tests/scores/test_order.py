@@ -1,7 +1,9 @@
 """Answers that arrive in another order than they were given: in batches and in imported files."""
 
 import json
+from contextlib import redirect_stdout
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -40,7 +42,7 @@ class OrderTestCase(BaseTestCase):
             json.dumps({"user_id": LEARNER_ID, "exercise_id": 1, "correct": correct, "at": at})
             for correct, at in answers
         ]
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory() as folder, redirect_stdout(StringIO()):
             path = Path(folder) / "answers.jsonl"
             path.write_text("\n".join(lines))
             self.assertEqual(transfer.import_scores(str(path), None, skip_invalid=False), 0)
