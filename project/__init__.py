@@ -85,6 +85,7 @@ def create_app(configuration: str | type | None = None) -> Service:
         json_errors=False,
         static_folder=None,  # type: ignore[arg-type]
     )
+    config.load_environment()
     settings = _settings(app, configuration or config.chosen())
 
     app.json = OrjsonProvider(app)
@@ -142,10 +143,9 @@ def _settings(app: Service, configuration: str | type) -> Settings:
             f"The setting APP_SETTINGS is wrong: there is no configuration {configuration}."
         )
     app.config.from_object(known)
-    settings = Settings.of(app.config, Path(app.instance_path))
     for name in ("SECRET_KEY", "RATELIMIT_STORAGE_URI"):
-        app.config[name] = None  # the settings know it, and do not show it; the config would
-    return settings
+        app.config[name] = None  # a class may have them; only the settings keep them, unprinted
+    return Settings.of(known, Path(app.instance_path))
 
 
 def _trust_proxies(app: Service, count: int) -> None:

@@ -1,29 +1,37 @@
-"""The settings: one class for each environment, read from the environment here and nowhere else.
+"""Settings: one class for each environment, and `Settings`, which declares each setting once.
 
-The classes hold what the environment says, as text. `Settings` checks that text and gives it
-its types, so that a wrong value stops the start with one sentence that names it.
+A setting is read from the environment, from the file that `<NAME>_FILE` names (a Docker or
+Kubernetes secret), or from `.env` in the project folder. A wrong or missing value raises
+SettingError, whose message is one sentence that names the setting.
 """
 
 import os
 import re
 import secrets
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from click import ClickException
+from dotenv import load_dotenv
 from limits import parse
+from psycopg2 import ProgrammingError
+from psycopg2.extensions import make_dsn
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+DOTENV = Path(__file__).parent.parent / ".env"
+DEFAULT_CONFIGURATION = "project.config.DevelopmentConfig"
 SHORTEST_SECRET = 32  # bytes: as long as what HS256 makes of it (RFC 7518, section 3.2)
 # What stands in secrets that were copied from an example, and in hardly any that was drawn.
 EXAMPLES = ("change", "default", "example", "insecure", "password", "placeholder", "precious",
             "secret-key", "secret_key", "secretkey", "your")  # fmt: skip
 FEWEST_CHARACTERS = 10
+# A URL with several hosts, which libpq takes and SQLAlchemy cannot read.
+SEVERAL_HOSTS = re.compile(r"(?P<user>[^/]+://(?:[^@]*@)?)(?P<hosts>[^/?@]*,[^/?@]*)(?P<rest>.*)")
+SESSION_SETTING = re.compile(r"(?:-c|--)([A-Za-z_][\w.-]*)=(.*)", re.DOTALL)
 
 
 class SettingError(ClickException):
@@ -31,29 +39,17 @@ class SettingError(ClickException):
 
 
 class BaseConfig:
-    """What holds in every environment unless one of the classes below says otherwise."""
+    """What holds in every environment.
+
+    A subclass may also have any field of `Settings` as an attribute in capitals, like
+    `WORKERS = 4`; it takes precedence over the environment.
+    """
 
     DEBUG = False
     TESTING = False
-    # An environment that keeps a database and a secret of its own under instance/ starts
-    # with nothing set; the others are told, and stop where they are not.
+    # If true, the environment starts with no setting: it keeps a database and a secret of its
+    # own under instance/.
     SELF_SUFFICIENT = False
-
-    SECRET_KEY = os.environ.get("SECRET_KEY")
-    SECRET_KEY_FALLBACKS = os.environ.get("SECRET_KEY_FALLBACKS", "")
-    SQLALCHEMY_DATABASE_URI = os.environ.get("DATABASE_URL")
-    USERS_SERVICE_URL = os.environ.get("USERS_SERVICE_URL")
-    CORS_ORIGINS = os.environ.get("CORS_ORIGINS")
-    HOST = os.environ.get("HOST", "127.0.0.1")
-    PORT = os.environ.get("PORT", "5002")
-    WORKERS = os.environ.get("WORKERS", "2")
-    THREADS = os.environ.get("THREADS", "32")
-    TRUSTED_PROXIES = os.environ.get("TRUSTED_PROXIES", "0")
-    LOG_LEVEL = os.environ.get("LOG_LEVEL", "INFO")
-    RATELIMIT_STORAGE_URI = os.environ.get("RATELIMIT_STORAGE_URI", "memory://")
-    ANONYMOUS_LIMIT = os.environ.get("ANONYMOUS_LIMIT", "600/minute")
-    OTEL_TRACES_EXPORTER = os.environ.get("OTEL_TRACES_EXPORTER", "none")
-    STATEMENT_TIMEOUT_SECONDS = os.environ.get("STATEMENT_TIMEOUT_SECONDS", "2.5")
 
     MAX_CONTENT_LENGTH = 1024 * 1024  # bytes
 
@@ -63,14 +59,12 @@ class DevelopmentConfig(BaseConfig):
 
     DEBUG = True
     SELF_SUFFICIENT = True
-    CORS_ORIGINS = os.environ.get("CORS_ORIGINS", "*")
 
 
 class TestingConfig(DevelopmentConfig):
-    """The test suite: a database of its own, which is thrown away."""
+    """The test suite: a database of its own (DATABASE_TEST_URL), which the tests empty."""
 
     TESTING = True
-    SQLALCHEMY_DATABASE_URI = os.environ.get("DATABASE_TEST_URL")
 
 
 class StagingConfig(BaseConfig):
@@ -78,23 +72,90 @@ class StagingConfig(BaseConfig):
 
 
 class ProductionConfig(BaseConfig):
-    """Where it counts: nothing is guessed."""
+    """Production: secret, database and origins must be set."""
+
+
+def load_environment() -> None:
+    """Add the variables of `.env` to the environment, which takes precedence."""
+    try:
+        load_dotenv(DOTENV)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"The file {DOTENV} cannot be read ({_reason(error)}).") from None
+
+
+def read(name: str) -> str | None:
+    """Return a setting from the environment, or from the file that `<name>_FILE` names.
+
+    White space around the value is removed; an empty value is no value.
+    """
+    value = os.environ.get(name, "").strip()
+    file = os.environ.get(f"{name}_FILE", "").strip()
+    if value and file:
+        raise SettingError(f"The settings {name} and {name}_FILE are both set: remove one.")
+    if file:
+        try:
+            value = Path(file).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingError(
+                f"The setting {name}_FILE is wrong: {file} cannot be read ({_reason(error)})."
+            ) from None
+    return value or None
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return str(error.strerror) if isinstance(error, OSError) else "not UTF-8"
 
 
 def chosen() -> str:
     """Return the name of the configuration class that the environment chooses."""
-    return os.environ.get("APP_SETTINGS") or "project.config.DevelopmentConfig"
+    return read("APP_SETTINGS") or DEFAULT_CONFIGURATION
 
 
 def _postgres_url(text: str) -> URL:
+    several = SEVERAL_HOSTS.match(text)
     try:
-        url = make_url(text)
+        url = make_url(several["user"] + several["rest"] if several else text)
     except (ArgumentError, ValueError):
         raise ValueError("should look like postgresql://user:password@host:5432/name") from None
     if url.get_backend_name() not in {"postgres", "postgresql"}:
         raise ValueError(f"should begin with postgresql://, not {url.drivername}://")
-    # Written in, since a bare postgresql:// means another driver from SQLAlchemy 2.1 on.
+    for name in url.query:
+        _check_parameter(name)
+    session_settings(url)
+    if several:
+        url = url.update_query_dict({"host": several["hosts"].split(",")})
+    elif url.host and url.host.startswith(("%2F", "%2f")):  # the folder of a socket
+        url = url.set(host=None).update_query_dict({"host": unquote(url.host)})
+    # Explicit, since a bare postgresql:// means another driver from SQLAlchemy 2.1 on.
     return url.set(drivername="postgresql+psycopg2")
+
+
+def _check_parameter(name: str) -> None:
+    """Raise ValueError if libpq has no parameter of that name."""
+    try:
+        make_dsn(**{name: ""})
+    except (ProgrammingError, TypeError):
+        advice = "use sslmode=require" if name == "ssl" else "remove it"
+        raise ValueError(
+            f"has the parameter {name}, which PostgreSQL's libpq does not know: {advice}"
+        ) from None
+
+
+def session_settings(url: URL) -> dict[str, str]:
+    """Return the settings of a session that the parameter `options` of a URL contains."""
+    options = url.query.get("options", "")
+    text = options if isinstance(options, str) else " ".join(options)
+    # Words as PostgreSQL splits them: a backslash escapes a space.
+    words = [re.sub(r"\\(.)", r"\1", word) for word in re.findall(r"(?:\\.|[^\s\\])+", text)]
+    settings = {}
+    while words:
+        word = words.pop(0)
+        if word == "-c" and words:
+            word += words.pop(0)
+        if not (setting := SESSION_SETTING.fullmatch(word)):
+            raise ValueError("has options other than -c name=value")
+        settings[setting[1].replace("-", "_")] = setting[2]
+    return settings
 
 
 def _http_url(text: str) -> str:
@@ -153,61 +214,80 @@ def _origins(text: str) -> list[str]:
 
 
 class Settings(BaseModel):
-    """The settings of one process, checked and typed."""
+    """The settings of one process, checked and typed.
+
+    The name of a field in capitals is the name of the setting; its value, if none is set, is the
+    default here.
+    """
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True, hide_input_in_errors=True)
 
-    testing: bool = Field(alias="TESTING")
-    self_sufficient: bool = Field(alias="SELF_SUFFICIENT")
-    secret_key: Annotated[str, AfterValidator(_long_enough)] = Field(alias="SECRET_KEY", repr=False)
-    # What was signed with these still counts; nothing is signed with them any more.
+    testing: bool
+    self_sufficient: bool
+    secret_key: Annotated[str, AfterValidator(_long_enough)] = Field(repr=False)
+    # What was signed with these is still valid; nothing is signed with them any more.
     secret_key_fallbacks: Annotated[Any, AfterValidator(_fallbacks)] = Field(
-        "", alias="SECRET_KEY_FALLBACKS", repr=False, validate_default=True
+        "", repr=False, validate_default=True
     )
-    postgres_url: Annotated[Any, AfterValidator(_postgres_url)] = Field(
-        None, alias="SQLALCHEMY_DATABASE_URI", repr=False
-    )
-    users_service_url: Annotated[str, AfterValidator(_http_url)] | None = Field(
-        None, alias="USERS_SERVICE_URL"
-    )
-    cors_origins: Annotated[Any, AfterValidator(_origins)] = Field(alias="CORS_ORIGINS")
-    host: str = Field(alias="HOST")
-    port: int = Field(alias="PORT", ge=1, le=65535)
-    workers: int = Field(alias="WORKERS", ge=1, le=64)
-    threads: int = Field(alias="THREADS", ge=1, le=256)
-    trusted_proxies: int = Field(alias="TRUSTED_PROXIES", ge=0, le=8)
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(alias="LOG_LEVEL")
-    traces_exporter: Literal["none", "otlp", "console"] = Field(alias="OTEL_TRACES_EXPORTER")
-    ratelimit_storage_uri: str = Field(alias="RATELIMIT_STORAGE_URI", repr=False)
-    anonymous_limit: Annotated[str, AfterValidator(_limit)] = Field(alias="ANONYMOUS_LIMIT")
-    statement_timeout_seconds: float = Field(alias="STATEMENT_TIMEOUT_SECONDS", ge=0.1, le=3600)
+    database_url: Annotated[Any, AfterValidator(_postgres_url)] = Field(None, repr=False)
+    database_test_url: Annotated[Any, AfterValidator(_postgres_url)] = Field(None, repr=False)
+    users_service_url: Annotated[str, AfterValidator(_http_url)] | None = None
+    cors_origins: Annotated[Any, AfterValidator(_origins)]
+    host: str = "127.0.0.1"
+    port: int = Field(5002, ge=1, le=65535)
+    workers: int = Field(2, ge=1, le=64)
+    threads: int = Field(32, ge=1, le=256)
+    trusted_proxies: int = Field(0, ge=0, le=8)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    otel_traces_exporter: Literal["none", "otlp", "console"] = "none"
+    ratelimit_storage_uri: str = Field("memory://", repr=False)
+    anonymous_limit: Annotated[str, AfterValidator(_limit)] = "600/minute"
+    statement_timeout_seconds: float = Field(2.5, ge=0.1, le=3600)
+    startup_wait_seconds: float = Field(30, ge=0, le=3600)
+
+    @property
+    def postgres_url(self) -> URL | None:
+        """The PostgreSQL to use, or None for an embedded one."""
+        url: URL | None = self.database_test_url if self.testing else self.database_url
+        return url
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], instance: Path) -> Self:
-        """Return the settings that an app's config holds, or raise SettingError.
+    def of(cls, configuration: type[BaseConfig], instance: Path) -> Self:
+        """Return the settings of a configuration class and the environment.
 
-        A self-sufficient environment keeps its secret in the folder `instance`.
+        A self-sufficient environment keeps its secret in the folder `instance`. Raise
+        SettingError if a setting is missing or wrong.
         """
-        said = {name: value for name, value in config.items() if value not in (None, "")}
-        if config["SELF_SUFFICIENT"]:
-            said.setdefault("SECRET_KEY", kept_secret(instance))
-        elif "SQLALCHEMY_DATABASE_URI" not in said:
+        values = {name: _value(configuration, name.upper()) for name in cls.model_fields}
+        if hasattr(configuration, "SQLALCHEMY_DATABASE_URI"):  # the name that Flask-SQLAlchemy has
+            name = "database_test_url" if configuration.TESTING else "database_url"
+            values[name] = configuration.SQLALCHEMY_DATABASE_URI or None
+        said = {name: value for name, value in values.items() if value is not None}
+        if configuration.SELF_SUFFICIENT:
+            said.setdefault("secret_key", kept_secret(instance))
+            said.setdefault("cors_origins", "*")
+        elif "database_url" not in said:
             raise SettingError(_missing("DATABASE_URL"))
         try:
             settings = cls.model_validate(said)
         except ValidationError as error:
-            raise SettingError(_sentence(error, testing=config["TESTING"])) from None
+            raise SettingError(_sentence(error)) from None
         if not settings.self_sufficient:
             _refuse_guessable("SECRET_KEY", settings.secret_key)
             _refuse_guessable("SECRET_KEY_FALLBACKS", *settings.secret_key_fallbacks)
         return settings
 
 
-def _sentence(error: ValidationError, *, testing: bool) -> str:
+def _value(configuration: type[BaseConfig], name: str) -> Any:
+    if not hasattr(configuration, name):
+        return read(name)
+    value = getattr(configuration, name)
+    return (value.strip() or None) if isinstance(value, str) else value
+
+
+def _sentence(error: ValidationError) -> str:
     problem = error.errors()[0]
-    name = str(problem["loc"][0])
-    if name == "SQLALCHEMY_DATABASE_URI":
-        name = "DATABASE_TEST_URL" if testing else "DATABASE_URL"
+    name = str(problem["loc"][0]).upper()
     if problem["type"] == "missing":
         return _missing(name)
     reason = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
@@ -219,16 +299,33 @@ def _missing(name: str) -> str:
 
 
 def kept_secret(instance: Path) -> str:
-    """Return the secret that is kept in `instance`; make it there the first time."""
+    """Return the secret that the file `secret_key` in `instance` contains; create it if missing."""
     path = instance / "secret_key"
-    instance.mkdir(parents=True, exist_ok=True)
-    # Written whole under a name of its own and then linked: of several processes that start
-    # at once the first wins, and none reads a half-written file.
-    draft = instance / f"secret_key.{secrets.token_hex(4)}"
-    if not path.exists():
-        draft.touch(mode=0o600)
-        draft.write_text(secrets.token_hex(SHORTEST_SECRET))
-        with suppress(FileExistsError):
-            path.hardlink_to(draft)
-        draft.unlink()
-    return path.read_text().strip()
+    try:
+        instance.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            _create_secret(path)
+        secret = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(
+            f"The file {path} cannot be used ({_reason(error)}): "
+            "make it readable, or set SECRET_KEY."
+        ) from None
+    if len(secret.encode()) < SHORTEST_SECRET:
+        raise SettingError(
+            f"The file {path} has fewer than {SHORTEST_SECRET} bytes: delete it, or set SECRET_KEY."
+        )
+    return secret
+
+
+def _create_secret(path: Path) -> None:
+    """Write a new secret, unless another process is first.
+
+    It is written to a draft and then linked, so that no process reads an incomplete one.
+    """
+    draft = path.with_name(f"secret_key.{secrets.token_hex(4)}")
+    draft.touch(mode=0o600)
+    draft.write_text(secrets.token_hex(SHORTEST_SECRET))
+    with suppress(FileExistsError):
+        path.hardlink_to(draft)
+    draft.unlink()

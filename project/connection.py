@@ -7,6 +7,7 @@ is found by somebody else. So where a pooler stands between, nothing is prepared
 begins it.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,7 +52,8 @@ class _Bringing(extensions.cursor):
         """Run the query, in one message with the settings where it begins a transaction."""
         if self.connection.info.transaction_status == extensions.TRANSACTION_STATUS_IDLE:
             settings = self.connection.settings.items()
-            query = "".join(f"SET LOCAL {name} = '{value}'; " for name, value in settings) + query
+            prefix = "".join(f"SET LOCAL {name} = {_quoted(name, v)}; " for name, v in settings)
+            query = (prefix if values is None else prefix.replace("%", "%%")) + query
         super().execute(query, values)
 
 
@@ -63,8 +65,12 @@ BRINGING = {None: _Bringing, extras.NamedTupleCursor: _BringingNamedTuples}
 
 
 def open_connection(settings: Mapping[str, str], **arguments: Any) -> Connection:
-    """Return a new connection that has these settings; `arguments` are those of libpq."""
-    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    """Return a new connection that has these settings; `arguments` are those of libpq.
+
+    `settings` include those of the argument `options`.
+    """
+    options = " ".join(f"-c {name}={_escaped(value)}" for name, value in settings.items())
+    arguments.pop("options", None)
     arguments["connection_factory"] = Connection
     try:
         connection: Connection = psycopg2.connect(options=options, **arguments)
@@ -75,6 +81,18 @@ def open_connection(settings: Mapping[str, str], **arguments: Any) -> Connection
     connection.settings = dict(settings)
     connection.is_pooled = _is_pooled(connection)
     return connection
+
+
+def _escaped(value: str) -> str:
+    """Return a value as one word of `options`, in which a backslash escapes a space."""
+    return re.sub(r"([\s\\])", r"\\\1", value)
+
+
+def _quoted(name: str, value: str) -> str:
+    """Return a value as SET takes it; only search_path may be a list."""
+    values = value.split(",") if name == "search_path" else [value]
+    items = (item.strip().strip('"') if len(values) > 1 else item for item in values)
+    return ", ".join("'" + item.replace("'", "''") + "'" for item in items)
 
 
 def _is_pooled(connection: Connection) -> bool:

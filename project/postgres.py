@@ -16,7 +16,7 @@ from sqlalchemy import URL, Engine, create_engine, event, text
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlalchemy.exc import DisconnectionError
 
-from project.config import SettingError, Settings
+from project.config import SettingError, Settings, session_settings
 from project.connection import Connection, open_connection
 from project.extensions import db
 from project.watchdog import Watchdog
@@ -260,7 +260,10 @@ def engine_options(settings: Settings, server: EmbeddedPostgres | None) -> dict[
         "pool_use_lifo": True,
     }
     if server is None:
-        return options | {"connect_args": CONNECT_ARGUMENTS}
+        assert settings.postgres_url is not None  # noqa: S101
+        given = settings.postgres_url.query
+        defaults = {name: CONNECT_ARGUMENTS[name] for name in CONNECT_ARGUMENTS.keys() - given}
+        return options | {"connect_args": defaults}
     session = _session_settings(settings)
 
     def connect() -> Connection:
@@ -289,11 +292,12 @@ def refuse_too_few_connections(settings: Settings) -> None:
 
 
 def _session_settings(settings: Settings) -> dict[str, str]:
-    """Return what PostgreSQL is told of a session: nothing waits for long, times come in UTC."""
+    """Return the settings of a session: those of the URL, short timeouts, and UTC."""
+    given = session_settings(settings.postgres_url) if settings.postgres_url else {}
     milliseconds = round(settings.statement_timeout_seconds * 1000)
     # Who waits for a lock gives up first, so that the one who holds it is not blamed.
     lock_milliseconds = min(1000, milliseconds // 2)
-    return {
+    return given | {
         "statement_timeout": str(milliseconds),
         "lock_timeout": str(lock_milliseconds),
         "eval.lock_timeout": str(lock_milliseconds),  # what it is again after a shorter one
@@ -320,6 +324,7 @@ def watchdog(settings: Settings, server: EmbeddedPostgres | None) -> Watchdog:
     def connect() -> Any:
         url = server.url if server else settings.postgres_url
         _, place = DIALECT.create_connect_args(url)
+        place.pop("options", None)  # a pooler refuses them
         opened: Any = psycopg2.connect("", async_=True, **place)
         return opened
 

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from logging import Logger
 from logging.config import dictConfig
@@ -149,18 +149,27 @@ def _prune(app: APIFlask) -> None:
 
 
 def _observe(app: Service) -> None:
-    """Have requests logged, and traced where that is asked for."""
+    """Log requests, and trace them if OTEL_TRACES_EXPORTER is set."""
     settings: Settings = app.extensions["settings"]
-    if settings.traces_exporter != "none":
-        try:
-            start_spans = import_string("project.telemetry.start")
-        except ImportError as error:
-            raise SettingError(
-                f"The setting OTEL_TRACES_EXPORTER is {settings.traces_exporter}, but the extra "
-                f"otel is not installed: pip install '.[otel]' ({error})."
-            ) from None
-        start_spans(app, settings.traces_exporter)
+    start_spans = _tracer(settings)
+    if start_spans is not None:
+        start_spans(app, settings.otel_traces_exporter)
     app.log_request = logs.start(settings.log_level, as_json=not settings.self_sufficient)
+
+
+def _tracer(settings: Settings) -> Callable[[Service, str], None] | None:
+    """Return the function that starts tracing, or None if it is off."""
+    exporter = settings.otel_traces_exporter
+    if exporter == "none":
+        return None
+    try:
+        start: Callable[[Service, str], None] = import_string("project.telemetry.start")
+    except ImportError as error:
+        raise SettingError(
+            f"The setting OTEL_TRACES_EXPORTER is {exporter}, but the extra otel is not installed: "
+            f"pip install '.[otel]' ({error})."
+        ) from None
+    return start
 
 
 def run(app: Service) -> None:
@@ -180,7 +189,8 @@ def run(app: Service) -> None:
 
 
 def _prepare(app: APIFlask) -> None:
-    """Migrate the database, and tell the processes to come where it is: they start none."""
+    """Check the settings, migrate the database, and pass its address to the processes to come."""
+    _tracer(app.extensions["settings"])
     migration.upgrade()
     postgres.refuse_too_few_connections(app.extensions["settings"])
     for warning in durability.warnings():
@@ -192,6 +202,7 @@ def _prepare(app: APIFlask) -> None:
         name = "DATABASE_TEST_URL" if app.testing else "DATABASE_URL"
         os.environ[name] = embedded.url.render_as_string(hide_password=False)
     os.environ["SECRET_KEY"] = app.extensions["settings"].secret_key
+    os.environ["SECRET_KEY_FILE"] = ""  # may change while workers run, and .env may name it
 
 
 def _share_folder() -> Path:

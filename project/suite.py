@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from project.config import TestingConfig
+from project import config
 from project.parallel import ParallelSuite, Result, in_groups
 
 ROOT = Path(__file__).parent.parent
@@ -24,12 +24,13 @@ def run(
     They run in `jobs` processes, each with a database of its own. With DATABASE_TEST_URL there
     is only one, so they run one after another, in this process, as they do with one job.
     """
+    config.load_environment()
     os.environ["APP_SETTINGS"] = "project.config.TestingConfig"
     sys.path.insert(0, str(ROOT))
     # In the background of a script it is ignored, also by all that is started here and takes it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     suite = unittest.TestSuite(_find(place) for place in places or [str(TESTS)])
-    if jobs > 1 and not TestingConfig.SQLALCHEMY_DATABASE_URI:
+    if jobs > 1 and not config.read("DATABASE_TEST_URL"):
         suite = _in_parallel(suite, jobs)
     verbosity = 2 if verbose else 1
     runner = unittest.TextTestRunner(verbosity=verbosity, resultclass=Result)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import urllib3
 
-from project.config import TestingConfig
+from project.config import Settings
 
 ROOT = Path(__file__).parent.parent.parent
 # How late anything may be on a machine that is busy with other things.
@@ -66,7 +66,7 @@ def house():
 
 def environment(**settings):
     """Return the environment of a command: nothing but the code is shared with this process."""
-    ours = {name: getattr(TestingConfig, name) for name in dir(TestingConfig) if name.isupper()}
-    others = {"APP_SETTINGS", "DATABASE_URL", "DATABASE_TEST_URL"}
-    kept = {key: value for key, value in os.environ.items() if key not in ours.keys() | others}
+    names = {"APP_SETTINGS", *(name.upper() for name in Settings.model_fields)}
+    ours = names | {f"{name}_FILE" for name in names}
+    kept = {key: value for key, value in os.environ.items() if key not in ours}
     return kept | settings

@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Barrier
 from unittest import TestCase, mock
 
-from project import create_app
+from project import create_app, postgres
 from project.config import (
     BaseConfig,
     DevelopmentConfig,
@@ -21,9 +21,11 @@ from project.config import (
     TestingConfig,
     chosen,
     kept_secret,
+    load_environment,
+    read,
 )
+from project.tests.processes import ROOT, environment
 
-ROOT = Path(__file__).parent.parent.parent
 SECRET = "a secret of these tests, long enough"
 PASSWORD = "hunter2"
 URL = f"postgresql://somebody:{PASSWORD}@127.0.0.1:1/scores"
@@ -46,6 +48,13 @@ def app_with(base=ProductionConfig, **settings):
     return create_app(type("ToldConfig", (base,), TOLD | settings))
 
 
+def connect_arguments(settings):
+    """Return what libpq is given to connect."""
+    options = postgres.engine_options(settings, None)
+    _, arguments = postgres.DIALECT.create_connect_args(settings.postgres_url)
+    return arguments | options["connect_args"]
+
+
 def refusal(start):
     """Return what a start is refused with, or nothing where it is not."""
     try:
@@ -53,10 +62,6 @@ def refusal(start):
     except SettingError as error:
         return error.message
     return ""
-
-
-def texts_of(config):
-    return {name: getattr(config, name) for name in dir(config) if name.isupper()}
 
 
 class TestClasses(TestCase):
@@ -122,6 +127,70 @@ class TestDatabaseUrl(TestCase):
                 self.assertRegex(sentence, "^The setting DATABASE_URL is wrong: [^\n]*[.]$")
                 self.assertNotIn(PASSWORD, sentence)
 
+    def test_database_url_passes_libpq_parameters_on(self):
+        settings = app_with(
+            SQLALCHEMY_DATABASE_URI=f"{URL}?sslmode=verify-full&sslrootcert=/etc/ca.pem"
+            "&target_session_attrs=read-write&connect_timeout=7"
+        ).extensions["settings"]
+
+        arguments = connect_arguments(settings)
+
+        self.assertEqual(arguments["sslmode"], "verify-full")
+        self.assertEqual(arguments["sslrootcert"], "/etc/ca.pem")
+        self.assertEqual(arguments["target_session_attrs"], "read-write")
+        self.assertEqual(arguments["connect_timeout"], "7")
+        self.assertEqual(arguments["application_name"], "eval-service")
+
+    def test_database_url_takes_hosts_as_libpq_does(self):
+        for host, expected in [
+            ("a.example:5433", {"host": "a.example", "port": 5433}),
+            ("a.example:1,b.example:2", {"host": "a.example,b.example", "port": "1,2"}),
+            ("a.example,b.example", {"host": "a.example,b.example", "port": ","}),
+            ("[::1]:5433", {"host": "::1", "port": 5433}),
+            ("%2Fvar%2Frun%2Fpostgresql", {"host": "/var/run/postgresql"}),
+            ("%2Frun:5433", {"host": "/run", "port": 5433}),
+        ]:
+            with self.subTest(host):
+                url = f"postgresql://somebody:pass/%40word@{host}/scores?sslmode=disable"
+                settings = app_with(SQLALCHEMY_DATABASE_URI=url).extensions["settings"]
+
+                arguments = connect_arguments(settings)
+
+                self.assertLessEqual(expected.items(), arguments.items())
+                self.assertEqual(arguments["user"], "somebody")
+                self.assertEqual(arguments["password"], "pass/@word")
+                self.assertEqual(arguments["dbname"], "scores")
+                self.assertEqual(arguments["sslmode"], "disable")
+
+    def test_database_url_rejects_parameters_that_libpq_does_not_know(self):
+        for base, name in [
+            (ProductionConfig, "DATABASE_URL"),
+            (TestingConfig, "DATABASE_TEST_URL"),
+        ]:
+            for parameter, value in [
+                ("schema", "public"),
+                ("pgbouncer", "true"),
+                ("ssl", "true"),
+                ("cursor_factory", "x"),
+            ]:
+                with self.subTest(name, parameter=parameter):
+                    url = f"{URL}?sslmode=require&{parameter}={value}"
+
+                    sentence = refusal(lambda b=base, u=url: app_with(b, SQLALCHEMY_DATABASE_URI=u))
+
+                    self.assertRegex(
+                        sentence, f"^The setting {name} is wrong: .* parameter {parameter}, .*[.]$"
+                    )
+                    self.assertNotIn(PASSWORD, sentence)
+
+    def test_database_url_rejects_options_that_are_not_settings(self):
+        sentence = refusal(lambda: app_with(SQLALCHEMY_DATABASE_URI=f"{URL}?options=-e"))
+
+        self.assertEqual(
+            sentence,
+            "The setting DATABASE_URL is wrong: it has options other than -c name=value.",
+        )
+
     def test_has_another_name_in_tests(self):
         with self.assertRaisesRegex(SettingError, "The setting DATABASE_TEST_URL is wrong"):
             app_with(TestingConfig, SQLALCHEMY_DATABASE_URI="mysql://localhost")
@@ -182,12 +251,13 @@ class TestSettings(TestCase):
         for base in (DevelopmentConfig, TestingConfig):
             with self.subTest(base.__name__), tempfile.TemporaryDirectory() as folder:
                 said = {**TOLD, "SECRET_KEY": None, "SQLALCHEMY_DATABASE_URI": None}
-                config = {**texts_of(base), **said, "CORS_ORIGINS": "*"}
+                del said["CORS_ORIGINS"]
 
-                settings = Settings.of(config, Path(folder))
+                settings = Settings.of(type("BareConfig", (base,), said), Path(folder))
 
                 self.assertIsNone(settings.postgres_url)
                 self.assertEqual(settings.secret_key, kept_secret(Path(folder)))
+                self.assertEqual(settings.cors_origins, ["*"])
 
     def test_are_checked(self):
         """Everywhere, also where a default would have served."""
@@ -283,6 +353,97 @@ class TestSettings(TestCase):
                 self.assertNotIn(PASSWORD, text)
 
 
+class TestSources(TestCase):
+    """Settings from the environment, from files, and from `.env`."""
+
+    def setUp(self):
+        self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+
+    def production(self, **variables):
+        """Return the settings of production with these variables and nothing else."""
+        told = {"DATABASE_URL": URL, "SECRET_KEY": SECRET, "CORS_ORIGINS": "*"} | variables
+        with mock.patch.dict(os.environ, told, clear=True):
+            return Settings.of(ProductionConfig, self.folder)
+
+    def file(self, text, name="value"):
+        path = self.folder / name
+        path.write_text(text)
+        return str(path)
+
+    def test_settings_ignore_white_space_around_values(self):
+        settings = self.production(
+            DATABASE_URL=f"{URL}\n", SECRET_KEY=f"{SECRET}\n", LOG_LEVEL="DEBUG\r\n", PORT=" 8000 "
+        )
+
+        self.assertEqual(settings.postgres_url.database, "scores")
+        self.assertEqual((settings.secret_key, settings.log_level), (SECRET, "DEBUG"))
+        self.assertEqual(settings.port, 8000)
+
+    def test_settings_that_are_empty_are_unset(self):
+        required = {"SECRET_KEY", "DATABASE_URL", "CORS_ORIGINS", "TESTING", "SELF_SUFFICIENT"}
+        names = {name.upper() for name in Settings.model_fields} - required
+        for nothing in ("", " ", "\n"):
+            with self.subTest(nothing):
+                settings = self.production(**dict.fromkeys(names, nothing))
+
+                self.assertEqual(settings, self.production())
+
+    def test_settings_are_read_from_the_files_that_the_environment_names(self):
+        for name, text, field, value in [
+            ("SECRET_KEY", f"{SECRET}\n", "secret_key", SECRET),
+            ("WORKERS", "7\n", "workers", 7),
+            ("USERS_SERVICE_URL", "http://users:5000", "users_service_url", "http://users:5000"),
+            ("DATABASE_URL", URL, "postgres_url", self.production().postgres_url),
+        ]:
+            with self.subTest(name):
+                variables = {name: "", f"{name}_FILE": self.file(text)}
+
+                self.assertEqual(getattr(self.production(**variables), field), value)
+
+    def test_app_settings_is_read_from_a_file(self):
+        file = self.file("project.config.StagingConfig\n")
+        with mock.patch.dict(os.environ, {"APP_SETTINGS_FILE": file}, clear=True):
+            self.assertEqual(chosen(), "project.config.StagingConfig")
+
+    def test_file_that_cannot_be_read_is_named(self):
+        for file in (str(self.folder / "missing"), str(self.folder)):
+            with self.subTest(file):
+                sentence = refusal(
+                    lambda file=file: self.production(SECRET_KEY="", SECRET_KEY_FILE=file)
+                )
+
+                self.assertRegex(
+                    sentence, f"^The setting SECRET_KEY_FILE is wrong: {file} cannot be read .*[.]$"
+                )
+
+    def test_setting_and_file_exclude_each_other(self):
+        sentence = refusal(lambda: self.production(WORKERS="2", WORKERS_FILE=self.file("3")))
+
+        self.assertEqual(
+            sentence, "The settings WORKERS and WORKERS_FILE are both set: remove one."
+        )
+
+    def test_dotenv_adds_to_the_environment(self):
+        path = self.file("WORKERS=7\nPORT=7000\nLOG_LEVEL=DEBUG\n", ".env")
+        told = {"PORT": "8000", "LOG_LEVEL": ""}
+        with (
+            mock.patch.dict(os.environ, told, clear=True),
+            mock.patch("project.config.DOTENV", Path(path)),
+        ):
+            load_environment()
+
+            self.assertEqual(
+                (read("WORKERS"), read("PORT"), read("LOG_LEVEL")), ("7", "8000", None)
+            )
+
+    def test_dotenv_that_is_not_text_is_named(self):
+        (self.folder / ".env").write_bytes(b"PORT=\xff")
+        with mock.patch("project.config.DOTENV", self.folder / ".env"):
+            sentence = refusal(load_environment)
+
+        self.assertEqual(sentence, f"The file {self.folder}/.env cannot be read (not UTF-8).")
+
+
 class TestKeptSecret(TestCase):
     def setUp(self):
         self.folder = Path(self.enterContext(tempfile.TemporaryDirectory())) / "not yet" / "there"
@@ -306,6 +467,21 @@ class TestKeptSecret(TestCase):
 
         mode = (self.folder / "secret_key").stat().st_mode
         self.assertEqual(stat.S_IMODE(mode), 0o600)
+
+    def test_kept_secret_names_the_file_when_it_cannot_be_used(self):
+        path = self.folder / "secret_key"
+        for make in (
+            lambda: path.mkdir(parents=True),
+            lambda: path.write_bytes(b"\xff" * 40),
+            lambda: path.write_text("too short\n"),
+        ):
+            if path.is_dir():
+                path.rmdir()
+            make()
+            with self.subTest(path.is_dir()):
+                sentence = refusal(lambda: kept_secret(self.folder))
+
+                self.assertRegex(sentence, f"^The file {path} [^\n]*SECRET_KEY[.]$")
 
     def test_is_the_same_for_all_who_come_at_once(self):
         """In each of 20 empty folders 8 threads find one secret, whole."""
@@ -338,11 +514,10 @@ class TestCommandLine(TestCase):
     ]
 
     def manage(self, arguments, **settings):
-        kept = {name: os.environ[name] for name in os.environ if name not in texts_of(BaseConfig)}
         return subprocess.run(
             [sys.executable, "manage.py", *arguments],
             cwd=ROOT,
-            env=kept | self.WELL | settings,
+            env=environment(**self.WELL | settings),
             capture_output=True,
             check=False,
             text=True,

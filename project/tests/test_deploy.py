@@ -5,19 +5,14 @@ from unittest import TestCase
 
 import yaml
 
-from project.config import BaseConfig
+from project.config import Settings
 from project.server import GRACE_SECONDS
 from project.tests.base import shared_app
 from project.tests.processes import ROOT
 
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 NAME = {"app.kubernetes.io/name": "eval-service"}
-# What the classes of project.config hold under another name, or read themselves.
-SETTINGS = {name for name in vars(BaseConfig) if name.isupper()} | {
-    "APP_SETTINGS",
-    "DATABASE_TEST_URL",
-    "DATABASE_URL",
-}
+SETTINGS = {"APP_SETTINGS", *(name.upper() for name in Settings.model_fields)}
 
 
 def compose(name):

@@ -18,7 +18,7 @@ from sqlalchemy import text
 from project import create_app, db, migration
 from project.config import TestingConfig
 from project.postgres import EmbeddedPostgres, _Server
-from project.tests.base import BaseTestCase
+from project.tests.base import BaseTestCase, database_url
 from project.tests.processes import (
     GRACE_SECONDS,
     ROOT,
@@ -508,3 +508,31 @@ class TestReady(BaseTestCase):
         self.doCleanups()
 
         self.assertEqual(self.client.get("/ready").status_code, 200)
+
+
+class TestUrlParameters(BaseTestCase):
+    def setUp(self):
+        super().setUp()
+        options = r"-c search_path=public,pg_temp -cstatement_timeout=9s -c eval.note=two\ words"
+        url = database_url().update_query_dict(
+            {"options": options, "application_name": "a sibling", "connect_timeout": "5"}
+        )
+        known = {"SQLALCHEMY_DATABASE_URI": url.render_as_string(hide_password=False)}
+        own_app = create_app(type("OptionsConfig", (TestingConfig,), known))
+        self.enterContext(own_app.app_context())
+        self.addCleanup(db.engine.dispose)
+        self.addCleanup(db.autocommit_engine.dispose)
+
+    def test_options_are_merged_with_our_settings(self):
+        for name, value in [
+            ("search_path", "public,pg_temp"),
+            ("eval.note", "two words"),
+            ("application_name", "a sibling"),
+            ("statement_timeout", "2500ms"),  # STATEMENT_TIMEOUT_SECONDS takes precedence
+            ("timezone", "UTC"),
+        ]:
+            for engine in (db.engine, db.autocommit_engine):
+                with self.subTest(name, engine=engine), engine.connect() as connection:
+                    found = connection.execute(text(f"SHOW {name}")).scalar()
+
+                    self.assertEqual(found, value)

@@ -127,7 +127,9 @@ class TestSpans(BaseTestCase):
 
 class TestExtra(BaseTestCase):
     def test_is_asked_for_by_name_where_it_is_missing(self):
-        settings = self.app.extensions["settings"].model_copy(update={"traces_exporter": "otlp"})
+        settings = self.app.extensions["settings"].model_copy(
+            update={"otel_traces_exporter": "otlp"}
+        )
         with (
             mock.patch.dict(self.app.extensions, {"settings": settings}),
             mock.patch.dict("sys.modules", {"project.telemetry": None}),

@@ -155,9 +155,12 @@ class TestService(PoolerTestCase):
 class ConnectionsTestCase(PoolerTestCase):
     """A test of the connections of an app, whose pooler gives each transaction another."""
 
+    query = ""
+
     def setUp(self):
         self.drop_everything()
-        known = {"SQLALCHEMY_DATABASE_URI": self.pooler.url, "SECRET_KEY": SECRET}
+        url = self.pooler.url + self.query
+        known = {"SQLALCHEMY_DATABASE_URI": url, "SECRET_KEY": SECRET}
         known |= {"CORS_ORIGINS": "*", "STATEMENT_TIMEOUT_SECONDS": "0.2"}
         app = create_app(type("PooledConfig", (ProductionConfig,), known))
         context = app.app_context()
@@ -237,3 +240,26 @@ class TestConnectionsWhoseOptionsAreIgnored(ConnectionsTestCase):
 
     def test_have_their_settings(self):
         self.assert_settings()
+
+
+class TestConnectionsWithOptions(ConnectionsTestCase):
+    """The URL has session settings of the operator, which the pooler would reject."""
+
+    query = (
+        "?options=-c%20search_path%3D%22%24user%22,public,it%27s"
+        "%20-cstatement_timeout%3D5s%20--work-mem%3D5MB"
+    )
+
+    def test_options_are_merged_with_our_settings(self):
+        self.assert_settings()
+        self.assertEqual(self.read("work_mem"), "5MB")
+        path = '"$user", public, "it\'s"'
+        self.assertEqual(self.read("search_path"), path)
+        with db.engine.connect() as connection:
+            found = connection.execute(text("SHOW search_path")).scalar()
+            self.assertEqual(found, path)
+
+    def test_options_do_not_disturb_parameters_of_statements(self):
+        rows = db.read(Statement("SELECT %(value)s || '%%' AS value"), value="100")
+
+        self.assertEqual(rows[0].value, "100%")
