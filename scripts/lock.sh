@@ -13,6 +13,6 @@ lock() {
         --no-annotate --quiet "$@" >/dev/null
 }
 
-lock "$@" -o requirements-production.txt
+lock "$@" --extra otel -o requirements-production.txt
 lock "$@" --group local -o requirements.txt
 lock "$@" --group dev --extra otel -o requirements-dev.txt
