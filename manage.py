@@ -1,13 +1,12 @@
-"""The command line; every command in one screen, its work in the room it belongs to.
-
-python manage.py --help
-"""
+#!/usr/bin/env python3
+"""The command line: python manage.py --help."""
 
 import gc
 
 # What is imported stays: to go through it over and over takes a third of each start and end.
 gc.disable()
 
+import math
 import os
 import signal
 import sys
@@ -17,11 +16,11 @@ from typing import Any, NoReturn
 import click
 import psycopg2
 from flask import current_app
-from flask.cli import AppGroup, ScriptInfo
+from flask.cli import AppGroup, ScriptInfo, routes_command, shell_command
 from flask_migrate.cli import db as db_commands
 from sqlalchemy.exc import DBAPIError
 
-from project import config, create_app, db, migration, seeds, server, suite
+from project import VERSION, config, create_app, db, migration, seeds, server, suite
 from project.api.counter import queries as counters
 from project.api.idempotency import queries as keys
 from project.api.scores import totals, transfer
@@ -34,7 +33,7 @@ gc.enable()
 
 
 class Commands(AppGroup):
-    """Commands that say in a sentence where PostgreSQL does not let them work."""
+    """Commands that explain an error of PostgreSQL in one sentence."""
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command."""
@@ -53,7 +52,9 @@ cli = Commands(
     epilog="Settings come from the environment; README.md lists them. Each command has a --help.",
     context_settings={"obj": ScriptInfo(create_app=create_app, set_debug_flag=False)},
 )
-cli.add_command(db_commands)
+click.version_option(VERSION, prog_name="eval-service", message="%(prog)s %(version)s")(cli)
+for command in (db_commands, routes_command, shell_command):
+    cli.add_command(command)
 
 
 def worker() -> Service:
@@ -82,19 +83,27 @@ def run() -> None:
 @cli.command("test", with_appcontext=False)
 @click.argument("places", nargs=-1)
 @click.option("-v", "--verbose", is_flag=True, help="Name each test.")
+@click.option("-f", "--failfast", is_flag=True, help="Stop at the first failure.")
+@click.option(
+    "-k", "patterns", multiple=True, metavar="PATTERN", help="Run only tests whose name matches."
+)
 @click.option(
     "-j",
     "--jobs",
     default=os.cpu_count(),
     type=click.IntRange(min=1),
-    help="In so many processes; one for each CPU where it is not said.",
+    help="Number of processes; by default, one for each CPU.",
 )
-def test(places: Sequence[str], verbose: bool, jobs: int) -> NoReturn:
+def test(
+    places: Sequence[str], verbose: bool, failfast: bool, patterns: Sequence[str], jobs: int
+) -> NoReturn:
     """Run the tests, all or those in PLACES.
 
-    A place is a folder, a file, or a dotted name. Ends with 1 where a test fails.
+    A place is a folder, a file, or a dotted name. A PATTERN is a part of a name, or has
+    wildcards; several match if one does. The exit code is 1 if a test fails.
     """
-    sys.exit(suite.run(places, verbose=verbose, jobs=jobs))
+    options = suite.Options(verbose=verbose, failfast=failfast, patterns=patterns, jobs=jobs)
+    sys.exit(suite.run(places, options))
 
 
 @cli.command("cov", with_appcontext=False)
@@ -218,21 +227,29 @@ def audit(repair: bool) -> None:
     sys.exit(1 if (differing or differences) and not repair else 0)
 
 
+def _number(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+    """Return the value of an option, or raise if it is not a number."""
+    if math.isnan(value):
+        raise click.BadParameter("nan is not a number.")
+    return value
+
+
 @cli.command("issue_token")
 @click.option(
-    "--user-id", required=True, type=click.IntRange(1, 2**63 - 1), help="Whom it speaks for."
+    "--user-id", required=True, type=click.IntRange(1, 2**63 - 1), help="The user of the token."
 )
-@click.option("--admin", is_flag=True, help="May do everything, for everyone.")
-@click.option("--service", is_flag=True, help="May write for any user.")
+@click.option("--admin", is_flag=True, help="Grant the role admin: may do everything.")
+@click.option("--service", is_flag=True, help="Grant the role service: may write for any user.")
 @click.option(
     "--days",
     default=30.0,
     show_default=True,
-    type=click.FloatRange(0, 3650),
-    help="How long it counts.",
+    type=click.FloatRange(0.001, 3650),
+    callback=_number,
+    help="How long the token is valid.",
 )
 def issue_token(user_id: int, admin: bool, service: bool, days: float) -> None:
-    """Print a token to call the API with."""
+    """Print a token for the API."""
     user = User(user_id, is_admin=admin, is_service=service)
     click.echo(current_app.extensions["tokens"].issue(user, days))
 

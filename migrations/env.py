@@ -1,12 +1,19 @@
-"""Alembic's entry: migrates the database of the app in one transaction, under a lock."""
+"""Alembic's environment: migrates the database of the app in one transaction, under a lock.
+
+`python manage.py db …` and `flask --app project db …` have made the app; `alembic …` has not.
+"""
 
 import time
+from contextlib import nullcontext
+from typing import Any
 
 from alembic import context
-from flask import current_app
+from flask import current_app, has_app_context
 from psycopg2.errors import LockNotAvailable
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
+
+from project import create_app, db
 
 # Any number of replicas may start at once: the first migrates, and the others wait and find
 # nothing left to do. A transaction's lock, since it works behind a pooler as well.
@@ -19,8 +26,13 @@ HASTE = text("SET LOCAL lock_timeout = '200ms'")
 PAUSE_SECONDS = 0.3
 LONGEST_SECONDS = 300
 
-db = current_app.extensions["migrate"].db
-options = current_app.extensions["migrate"].configure_args
+
+def skip_if_empty(_context: Any, _revision: Any, directives: list[Any]) -> None:
+    """Write no migration if the models have not changed; `db check` needs the empty one."""
+    writes = getattr(context.config.cmd_opts, "autogenerate", False)
+    if writes and directives[0].upgrade_ops.is_empty():
+        directives.clear()
+        context.config.print_stdout("The models have not changed: no migration was written.")
 
 
 def run_migrations_offline() -> None:
@@ -45,7 +57,12 @@ def run_migrations_online() -> None:
 def run_migrations_at_once() -> None:
     """Run them; raise OperationalError, and change nothing, where a table is not free."""
     with db.engine.connect() as connection:
-        context.configure(connection=connection, target_metadata=db.metadata, **options)
+        context.configure(
+            connection=connection,
+            target_metadata=db.metadata,
+            process_revision_directives=skip_if_empty,
+            **current_app.extensions["migrate"].configure_args,
+        )
         with context.begin_transaction():
             connection.execute(PATIENCE)
             connection.execute(LOCK)
@@ -53,7 +70,8 @@ def run_migrations_at_once() -> None:
             context.run_migrations()
 
 
-if context.is_offline_mode():
-    run_migrations_offline()
-else:
-    run_migrations_online()
+with nullcontext() if has_app_context() else create_app().app_context():
+    if context.is_offline_mode():
+        run_migrations_offline()
+    else:
+        run_migrations_online()

@@ -163,5 +163,6 @@ def _lift_timeouts(connection: Any, *_: Any) -> None:
 
 
 db = Database(metadata=MetaData(naming_convention=NAMES))
-migrate = Migrate(directory=str(MIGRATIONS), compare_server_default=True)
+# Flask-Migrate writes the path into a configuration in which % begins a reference.
+migrate = Migrate(directory=str(MIGRATIONS).replace("%", "%%"), compare_server_default=True)
 cors = CORS()

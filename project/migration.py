@@ -1,21 +1,13 @@
-"""The schema: which version this code needs, and how the database comes to it."""
+"""Migrations: the version of the schema that this code needs, and the way to it."""
 
 import flask_migrate
-from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from project.extensions import MIGRATIONS, db
 
-
-def _head() -> str:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    return ScriptDirectory.from_config(config).get_current_head() or ""
-
-
 # Read once: it cannot change while the process lives.
-HEAD = _head()
+HEAD = ScriptDirectory(str(MIGRATIONS)).get_current_head() or ""
 
 
 def upgrade() -> None:

@@ -71,14 +71,14 @@ class ParallelSuite(unittest.TestSuite):
         self._jobs = jobs
 
     def run(self, result: Result, debug: bool = False) -> Result:  # type: ignore[override]  # noqa: ARG002
-        """Run the tests and return the result, which knows what became of each.
+        """Run the tests and return the result, until it says that they should stop.
 
-        Where a process ends before it is told to, that is an error of the test that it was at.
+        If a process ends by itself, that is an error of the test that it was running.
         """
         waiting = deque(self._groups)
         busy: dict[Any, _Worker] = {}
         try:
-            while waiting or busy:
+            while (waiting or busy) and not result.shouldStop:
                 while waiting and len(busy) < self._jobs:
                     worker = _Worker(result, waiting)
                     busy[worker.connection] = worker

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import unittest
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +17,39 @@ ROOT = Path(__file__).parent.parent
 TESTS = ROOT / "project" / "tests"
 
 
-def run(
-    places: Sequence[str] = (), *, verbose: bool = False, jobs: int = os.cpu_count() or 1
-) -> int:
-    """Run the tests in `places`, or all; return the exit code, 0 only when all went well.
+@dataclass(frozen=True)
+class Options:
+    """How to run the tests."""
 
-    They run in `jobs` processes, each with a database of its own. With DATABASE_TEST_URL there
-    is only one, so they run one after another, in this process, as they do with one job.
+    verbose: bool = False
+    failfast: bool = False
+    # As unittest's -k: parts of names, or patterns with wildcards; none match every test.
+    patterns: Sequence[str] = ()
+    jobs: int = os.cpu_count() or 1
+
+
+def run(places: Sequence[str], options: Options) -> int:
+    """Run the tests in `places`, or all; return the exit code, 0 only if all of them pass.
+
+    They run in several processes, each with a database of its own. With DATABASE_TEST_URL there
+    is only one database, so they run one after another in this process, as with one job.
     """
     config.load_environment()
     os.environ["APP_SETTINGS"] = "project.config.TestingConfig"
     sys.path.insert(0, str(ROOT))
-    # In the background of a script it is ignored, also by all that is started here and takes it.
+    # A script's background job ignores this signal, and so would all processes it starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    suite = unittest.TestSuite(_find(place) for place in places or [str(TESTS)])
-    if jobs > 1 and not config.read("DATABASE_TEST_URL"):
-        suite = _in_parallel(suite, jobs)
-    verbosity = 2 if verbose else 1
-    runner = unittest.TextTestRunner(verbosity=verbosity, resultclass=Result)  # type: ignore[arg-type]
+    loader = unittest.TestLoader()
+    if options.patterns:
+        loader.testNamePatterns = [p if "*" in p else f"*{p}*" for p in options.patterns]
+    suite = unittest.TestSuite(_find(loader, place) for place in places or [str(TESTS)])
+    if options.jobs > 1 and not config.read("DATABASE_TEST_URL"):
+        suite = _in_parallel(suite, options.jobs)
+    runner = unittest.TextTestRunner(
+        verbosity=2 if options.verbose else 1,
+        failfast=options.failfast,
+        resultclass=Result,  # type: ignore[arg-type]
+    )
     result = runner.run(suite)
     return 0 if result.wasSuccessful() and result.testsRun else 1
 
@@ -61,9 +77,8 @@ def _flat(tests: Iterable[Any]) -> Iterator[unittest.TestCase]:
             yield test
 
 
-def _find(place: str) -> unittest.TestSuite:
+def _find(loader: unittest.TestLoader, place: str) -> unittest.TestSuite:
     """Return the tests in a folder, a file, or under a dotted name."""
-    loader = unittest.TestLoader()
     path = Path(place)
     if path.is_dir():
         return loader.discover(str(path), top_level_dir=str(ROOT))

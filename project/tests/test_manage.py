@@ -1,23 +1,28 @@
 """The command line: what each command does, and that its exit code tells the truth."""
 
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from unittest import TestCase, mock
 
 import psutil
+import psycopg2
+import time_machine
 import urllib3
 from click.testing import CliRunner
 from flask.cli import ScriptInfo
 from sqlalchemy import func, select, text
 
 from manage import cli
-from project import create_app, db, migration, seeds
+from project import VERSION, create_app, db, migration, seeds
 from project.api.counter import queries as counters
 from project.api.counter.models import Counter
 from project.api.idempotency.models import IdempotencyKey
@@ -92,9 +97,11 @@ class TestHelp(ManageTestCase):
             "issue_token",
             "prune_keys",
             "recreate_db",
+            "routes",
             "run",
             "seed_db",
             "serve",
+            "shell",
             "test",
         ):
             self.assertRegex(result.output, rf"(?m)^  {name} +[A-Z]")
@@ -107,6 +114,130 @@ class TestHelp(ManageTestCase):
         for arguments in (["recreate-db"], ["nonsense"], ["serve", "--nonsense"]):
             with self.subTest(arguments):
                 self.assertEqual(self.manage(*arguments).exit_code, 2)
+
+    def test_version_is_printed(self):
+        result = self.manage("--version")
+
+        self.assertEqual(result.output, f"eval-service {VERSION}\n")
+
+    def test_routes_lists_the_rules_of_the_app(self):
+        result = self.manage("routes")
+
+        self.assertEqual(result.exit_code, 0)
+        self.assertRegex(result.output, r"scores\.add_score +POST +/scores")
+
+
+class TestCheckout(BaseTestCase):
+    """Commands in a copy of the checkout, whose folder has a name that is hard to handle."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = Path(cls.enterClassContext(tempfile.TemporaryDirectory(prefix="a%2Fb %(c)s")))
+        for name in ("project", "migrations"):
+            ignored = shutil.ignore_patterns("__pycache__", "tests", "static")
+            shutil.copytree(ROOT / name, cls.folder / name, ignore=ignored)
+        for name in ("manage.py", "alembic.ini"):
+            shutil.copy(ROOT / name, cls.folder)
+        (cls.folder / ".env").write_text("LOG_LEVEL=nonsense\nPORT=1\n")
+
+    def run_command(self, *command, **settings):
+        """Run a command with the programs of this Python first; return its output."""
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        settings = {"PATH": path, "LOG_LEVEL": "INFO", "SECRET_KEY": SECRET} | settings
+        end = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=environment(**settings),
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=2 * GRACE_SECONDS,
+        )
+        self.assertEqual(end.returncode, 0, end.stderr)
+        return end.stdout
+
+    def migrations(self):
+        return sorted(path.name for path in (self.folder / "migrations" / "versions").glob("*.py"))
+
+    def test_manage_is_executable(self):
+        self.assertIn("Usage: manage.py", self.run_command("./manage.py", "--help"))
+
+    def test_flask_has_its_commands(self):
+        output = self.run_command("flask", "--app", "project", "--help")
+
+        for name in ("db", "routes", "run", "shell"):
+            self.assertRegex(output, rf"(?m)^  {name} +[A-Z]")
+        self.assertIn("/scores", self.run_command("flask", "--app", "project", "routes"))
+
+    def test_migrations_are_run_by_manage_flask_and_alembic(self):
+        with empty_database() as url:
+            for command in (
+                ("alembic", "upgrade", "0001"),
+                ("flask", "--app", "project", "db", "upgrade", "0002"),
+                ("./manage.py", "db", "upgrade"),
+            ):
+                self.run_command(*command, DATABASE_URL=url)
+
+            current = self.run_command("alembic", "current", DATABASE_URL=url)
+
+        self.assertEqual(current, f"{migration.HEAD} (head)\n")
+
+    def test_migrate_writes_nothing_when_models_have_not_changed(self):
+        before = self.migrations()
+        with empty_database() as url:
+            self.run_command("./manage.py", "db", "upgrade", DATABASE_URL=url)
+
+            for command in (
+                ("./manage.py", "db", "migrate", "-m", "nothing"),
+                ("flask", "--app", "project", "db", "migrate"),
+                ("alembic", "revision", "--autogenerate", "-m", "nothing"),
+            ):
+                with self.subTest(command):
+                    output = self.run_command(*command, DATABASE_URL=url)
+
+                    self.assertIn("no migration was written", output)
+                    self.assertEqual(self.migrations(), before)
+
+    def test_migrate_writes_a_migration_when_models_have_changed(self):
+        with empty_database() as url:
+            self.run_command("./manage.py", "db", "upgrade", DATABASE_URL=url)
+            with closing(psycopg2.connect(url)) as connection, connection:
+                connection.cursor().execute("ALTER TABLE scores ADD surplus integer")
+
+            self.run_command("./manage.py", "db", "migrate", "-m", "changed", DATABASE_URL=url)
+
+        [written] = (self.folder / "migrations" / "versions").glob("*_changed.py")
+        self.addCleanup(written.unlink)
+        self.assertIn("surplus", written.read_text())
+
+    def test_shell_has_the_models(self):
+        process = subprocess.run(
+            ["./manage.py", "shell"],
+            cwd=self.folder,
+            env=environment(LOG_LEVEL="INFO", PATH=f"{Path(sys.executable).parent}"),
+            input="print(Score.__tablename__, db.metadata.tables.keys() > {'counters'})\n",
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=GRACE_SECONDS,
+        )
+
+        self.assertIn("scores True", process.stdout, process.stderr)
+
+    def test_dotenv_is_read(self):
+        process = subprocess.run(
+            ["./manage.py", "routes"],
+            cwd="/",
+            executable=self.folder / "manage.py",
+            env=environment(PATH=f"{Path(sys.executable).parent}"),
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=GRACE_SECONDS,
+        )
+
+        self.assertEqual(process.returncode, 1)
+        self.assertIn("The setting LOG_LEVEL is wrong", process.stderr)
 
 
 class TestAudit(ManageTestCase):
@@ -226,9 +357,18 @@ class TestIssueToken(ManageTestCase):
                 self.assertEqual(deleted.status_code, 404 if deletes else 403)
 
     def test_lets_it_end(self):
-        headers = self.issue("--user-id", "7", "--days", "0")
+        with time_machine.travel(time.time() - 25 * 60 * 60, tick=False):
+            headers = self.issue("--user-id", "7", "--days", "1")
 
         self.assertEqual(self.client.get("/ping", headers=headers).status_code, 401)
+
+    def test_issue_token_rejects_days_that_are_no_time(self):
+        for days in ("0", "-1", "nan", "inf", "-inf", "0.0000001", "3651", "soon"):
+            with self.subTest(days):
+                result = self.manage("issue_token", "--user-id", "7", "--days", days)
+
+                self.assertEqual((result.exit_code, result.stdout), (2, ""))
+                self.assertRegex(result.stderr, "Error: Invalid value for '--days': .*[.]\n$")
 
     def test_refuses_a_user_that_cannot_be(self):
         for user_id in ("0", "-1", "abc", str(2**63), ""):
@@ -492,6 +632,30 @@ class TestTest(TestCase):
 
         self.assertEqual(end.exit_code, 1)
         self.assertIn("Ran 0 tests", end.output)
+
+    def test_runs_only_tests_whose_names_match(self):
+        names = ["passing_tests", "failing_tests"]
+        for patterns, count, code in [
+            (["passing"], 1, 0),
+            (["failing_tests.TestIt.*"], 1, 1),
+            (["nothing"], 0, 1),
+            (["passing", "failing"], 2, 1),
+        ]:
+            with self.subTest(patterns):
+                options = [word for pattern in patterns for word in ("-k", pattern)]
+
+                end = self.run_here(*names, *options, "-j", "1")
+
+                self.assertIn(f"Ran {count} test", end.output)
+                self.assertEqual(end.exit_code, code)
+
+    def test_stops_at_the_first_failure_when_told_to(self):
+        for option in ("-f", "--failfast"):
+            with self.subTest(option):
+                end = self.run_here("failing_tests", "erring_tests", "-j", "1", option)
+
+                self.assertIn("Ran 1 test ", end.output)
+                self.assertEqual(end.exit_code, 1)
 
 
 class TestServe(TestCase):

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from unittest import TestCase
+from unittest import TestCase, TestLoader
 
 import psutil
 
@@ -23,7 +23,8 @@ sys.modules["project"].__path__ = ["project"]
 from project import suite
 if __name__ == "__main__":
     jobs, *names = sys.argv[1:]
-    sys.exit(suite.run(names, verbose=True, jobs=int(jobs)))
+    options = suite.Options(verbose=True, jobs=int(jobs), failfast="-f" in names)
+    sys.exit(suite.run([name for name in names if name != "-f"], options))
 """
 PASSING = "def test_passes(self): pass"
 OUTCOMES = """def test_a_passes(self):
@@ -166,6 +167,23 @@ class TestDeath(ParallelTestCase):
         self.assertEqual(sorted(cleaned), sorted(f"cleaned-{pid}" for pid in pids))
 
 
+class TestFailfast(ParallelTestCase):
+    def test_failure_ends_all_processes_and_runs_no_further_test(self):
+        """The other process is at a test that would take minutes, and cleans up."""
+        waiting = WAITING.format(folder=self.folder)
+        after = f"""def test_fails(self):
+        while not list(pathlib.Path("{self.folder}").glob("[0-9]*")): time.sleep(0.01)
+        self.fail()
+"""
+        name = self.module("failing_fast", waiting, after, PASSING)
+
+        code, said = self.run_tests(name, "-f")
+
+        self.assertEqual(code, 1, said)
+        self.assertRegex(said, r"\nRan 1 test in [\d.]+s\n\nFAILED \(failures=1\)\n$")
+        self.assertEqual(len(list(self.folder.glob("cleaned-*"))), 1)
+
+
 class TestProcesses(ParallelTestCase):
     def test_are_as_many_as_there_are_jobs_and_databases(self):
         for name, jobs, settings, processes in (
@@ -189,7 +207,7 @@ class TestGroups(ParallelTestCase):
         self.addCleanup(sys.path.remove, str(self.folder))
         for name in names:
             self.addCleanup(sys.modules.pop, name)
-        return in_groups(list(_flat(_find(name) for name in names)))
+        return in_groups(list(_flat(_find(TestLoader(), name) for name in names)))
 
     def test_are_classes_or_modules_that_set_something_up_and_those_come_first(self):
         self.module("g_plain", PASSING, PASSING + "\n    def test_too(self): pass")
