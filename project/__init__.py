@@ -1,6 +1,8 @@
 """The whole service on one page: `create_app()` puts it together; `db` is handed on."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from limits.errors import ConfigurationError
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -74,8 +76,11 @@ def create_app(configuration: str | type | None = None) -> Service:
     """Return the service as a WSGI application.
 
     `configuration` is a class like those of `project.config`, or the name of one; without it,
-    APP_SETTINGS names one. Raise SettingError where a setting is missing or wrong. No database
-    is asked here.
+    APP_SETTINGS names one. Raise SettingError if a setting is missing or wrong. This connects to
+    no database.
+
+    If TestingConfig is loaded into the app later, before its first request, the app changes to the
+    testing database and stays there.
     """
     app = Service(
         __name__,
@@ -113,7 +118,6 @@ def create_app(configuration: str | type | None = None) -> Service:
         users = UsersService(settings.users_service_url, observer=UsersMetrics())
     secrets = (settings.secret_key, *settings.secret_key_fallbacks)
     tokens = Tokens(*secrets)
-    app.extensions["settings"] = settings
     app.extensions["anonymous_limit"] = _anonymous_limit(settings)
     app.extensions["increments"] = counter_writes.new_combiner()
     app.extensions["score_writes"] = score_writes.new_combiners()
@@ -130,6 +134,7 @@ def create_app(configuration: str | type | None = None) -> Service:
     app.register_blueprint(counter_blueprint)
     app.register_blueprint(dashboard_blueprint)
     _trust_proxies(app, settings.trusted_proxies)
+    app.config.on_load = partial(_change_to_testing, app)
     return app
 
 
@@ -146,6 +151,23 @@ def _settings(app: Service, configuration: str | type) -> Settings:
     for name in ("SECRET_KEY", "RATELIMIT_STORAGE_URI"):
         app.config[name] = None  # a class may have them; only the settings keep them, unprinted
     return Settings.of(known, Path(app.instance_path))
+
+
+def _change_to_testing(app: Service, configuration: Any) -> None:
+    """Bind the app to the testing database if TestingConfig was loaded into it."""
+    loaded = import_string(configuration) if isinstance(configuration, str) else configuration
+    is_testing = isinstance(loaded, type) and issubclass(loaded, config.TestingConfig)
+    if not is_testing or app.extensions["settings"].testing:
+        return
+    settings = Settings.of(loaded, Path(app.instance_path))
+    del app.extensions["sqlalchemy"]  # so that init_app() replaces the engines
+    try:
+        _connect(app, settings)
+    except AssertionError:  # Flask's, for any setup after the first request
+        raise RuntimeError(
+            "This app has answered requests on another database: load project.config.TestingConfig "
+            "before its first request."
+        ) from None
 
 
 def _trust_proxies(app: Service, count: int) -> None:
@@ -169,7 +191,7 @@ def _anonymous_limit(settings: Settings) -> AnonymousLimit:
 
 
 def _connect(app: Service, settings: Settings) -> None:
-    """Bind `db` to the PostgreSQL of the settings; it is reached when first asked."""
+    """Bind `db` to the PostgreSQL of the settings; the first query connects."""
     server = None
     if settings.postgres_url is None:
         server = postgres.embedded(settings, Path(app.instance_path))
@@ -178,10 +200,11 @@ def _connect(app: Service, settings: Settings) -> None:
     watchdog = postgres.watchdog(settings, server)
     app.config["SQLALCHEMY_DATABASE_URI"] = url
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = options
+    db.init_app(app)
+    app.extensions["settings"] = settings
     app.extensions["embedded_postgres"] = server
     app.extensions["watchdog"] = watchdog
     app.extensions["autocommit_engine"] = postgres.autocommit_engine(url, options, settings.threads)
-    db.init_app(app)
     with app.app_context():
         for engine in (db.engine, db.autocommit_engine):
             postgres.connect_as_told(engine, settings)

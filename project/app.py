@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import Any
 
 from apiflask import APIFlask
-from flask import Request, Response
+from flask import Config, Request, Response
 from flask.globals import request_ctx
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
@@ -31,6 +31,18 @@ COMMON = ("Cache-Control", "no-cache")
 # Where a request has the moment at which it began, by the clock of perf_counter().
 BEGAN = "eval.began"
 SHORT_AND_PRINTABLE = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class ObservedConfig(Config):
+    """Configuration that reports the objects that are loaded into it later."""
+
+    on_load: Callable[[Any], None] | None = None
+
+    def from_object(self, obj: Any) -> None:
+        """Load an object, or the one of that name, and report it."""
+        super().from_object(obj)
+        if self.on_load is not None:
+            self.on_load(obj)
 
 
 class NoSession(SessionInterface):
@@ -83,6 +95,8 @@ def guard(response: Response, *, personal: bool) -> None:
 class Service(APIFlask):
     """The WSGI application."""
 
+    config_class = ObservedConfig
+    config: ObservedConfig
     session_interface = NoSession()
     response_class = PlainResponse
     # What takes a request in, and may refuse it; and what completes its answer.

@@ -82,6 +82,16 @@ class Database(SQLAlchemy):
         engine: Engine = current_app.extensions["autocommit_engine"]
         return engine
 
+    def create_all(self, bind_key: Any = "__all__") -> None:
+        """Create the tables of the models in the testing database; refuse any other."""
+        _require_testing_database("create_all", "db upgrade")
+        super().create_all(bind_key)
+
+    def drop_all(self, bind_key: Any = "__all__") -> None:
+        """Drop the tables of the models in the testing database; refuse any other."""
+        _require_testing_database("drop_all", "recreate_db")
+        super().drop_all(bind_key)
+
     @property
     def pools(self) -> dict[str, QueuePool]:
         """The pools of the current app, by what their connections are for."""
@@ -150,6 +160,15 @@ class Database(SQLAlchemy):
             for engine in engines:
                 event.remove(engine, "checkout", _lift_timeouts)
                 engine.dispose()  # the next connections have their timeouts again
+
+
+def _require_testing_database(method: str, command: str) -> None:
+    """Raise RuntimeError if the current app does not use the testing database."""
+    if not (current_app.testing and current_app.extensions["settings"].testing):
+        raise RuntimeError(
+            f"db.{method}() works only on the testing database: run `python manage.py {command}`, "
+            "or load project.config.TestingConfig into the app before its first request."
+        )
 
 
 def _discard(connection: PoolProxiedConnection, engine: Engine, error: psycopg2.Error) -> None:

@@ -21,7 +21,15 @@ from project.users import User
 
 eval_blueprint = APIBlueprint("eval", __name__)
 
-SCHEMA_VERSION = Statement("SELECT version_num FROM alembic_version")
+# The version of the schema, and those of the tables that do not exist.
+SCHEMA = Statement("""
+    SELECT version_num,
+           ARRAY(SELECT name
+                   FROM unnest(CAST(:tables AS text[])) AS name
+                  WHERE to_regclass(quote_ident(name)) IS NULL
+                  ORDER BY name) AS missing
+      FROM alembic_version
+""")
 
 
 class Readiness(BaseModel):
@@ -64,14 +72,16 @@ def health() -> Response:
 @eval_blueprint.get("/ready")
 @eval_blueprint.output(Ready)
 def ready() -> Response:
-    """Tell whether requests can be served: the database answers, and its schema is ours.
+    """Tell whether requests can be served.
 
-    503 names what is not so. `warnings` say where PostgreSQL is set so that it can lose what it has
-    confirmed.
+    The database must answer, and its schema must be current, with all tables; otherwise 503 names
+    the cause. `warnings` name settings by which PostgreSQL can lose what it has confirmed.
     """
-    version = _schema_version()
+    version, missing = _schema()
     if version != HEAD:
         raise Unavailable(f"The schema is at {version}, and should be at {HEAD}.")
+    if missing:
+        raise Unavailable(f"The schema is at {version}, but lacks tables: {', '.join(missing)}.")
     warnings = durability.warnings()
     return success(
         {
@@ -83,14 +93,15 @@ def ready() -> Response:
     )
 
 
-def _schema_version() -> str | None:
+def _schema() -> tuple[str | None, list[str]]:
+    """Return the version of the schema and the tables that are missing."""
     try:
-        rows = db.read(SCHEMA_VERSION)
-    except UndefinedTable:  # no such table: nothing was ever migrated
-        return None
+        rows = db.read(SCHEMA, tables=list(db.metadata.tables))
+    except UndefinedTable:  # of alembic_version: no migration has run
+        return None, []
     except psycopg2.Error:
         raise Unavailable("The database does not answer.") from None
-    return rows[0].version_num if rows else None
+    return (rows[0].version_num, rows[0].missing) if rows else (None, [])
 
 
 @eval_blueprint.get("/metrics")
