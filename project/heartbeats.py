@@ -55,11 +55,18 @@ class Listener:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._known: dict[Path, _Worker] = {}
+        self._has_heard = False
+
+    def has_heard(self) -> bool:
+        """Return whether any worker has ever sent a heartbeat."""
+        self._has_heard = self._has_heard or any(self._folder.glob("*.alive"))
+        return self._has_heard
 
     def listen(self) -> None:
         """Kill whoever is silent, again and again."""
         while True:
             time.sleep(BEAT_SECONDS)
+            self.has_heard()
             self._look()
 
     def _look(self) -> None:

@@ -1,6 +1,7 @@
 """Serving: granian for use, Flask's own server for developing."""
 
 import atexit
+import logging
 import multiprocessing
 import os
 import random
@@ -14,7 +15,6 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from logging import Logger
 from logging.config import dictConfig
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import click
 from apiflask import APIFlask
 from granian.constants import Interfaces
 from granian.log import LogLevels
-from granian.server import Server
+from granian.server import MPServer
 from werkzeug.serving import run_simple
 from werkzeug.utils import import_string
 
@@ -33,6 +33,7 @@ from project.app import Service
 from project.config import SettingError, Settings
 from project.extensions import AWAY, db
 from project.postgres import EmbeddedPostgres
+from project.supervisor import RestartSchedule
 from project.users import User
 
 ROOT = Path(__file__).parent.parent
@@ -54,8 +55,8 @@ ENDING = (signal.SIGTERM, signal.SIGINT)
 def serve(app: APIFlask) -> None:
     """Serve until SIGTERM or SIGINT; what was accepted until then is answered."""
     settings: Settings = app.extensions["settings"]
-    logging = logs.configuration(settings.log_level, as_json=not settings.self_sufficient)
-    dictConfig(logging)
+    log_configuration = logs.configuration(settings.log_level, as_json=not settings.self_sufficient)
+    dictConfig(log_configuration)
     _refuse_taken_port(settings)
     _prepare(app)
     listener = heartbeats.Listener(_share_folder())
@@ -64,7 +65,7 @@ def serve(app: APIFlask) -> None:
     if settings.self_sufficient:
         threading.Thread(target=_welcome, args=(app.extensions,), daemon=True).start()
     threading.Thread(target=listener.listen, daemon=True).start()
-    server = Server(
+    server = MPServer(
         "manage:worker",
         factory=True,
         working_dir=ROOT,
@@ -73,14 +74,22 @@ def serve(app: APIFlask) -> None:
         port=settings.port,
         workers=settings.workers,
         blocking_threads=settings.threads,
+        websockets=False,  # WSGI has none
         backpressure=CONNECTIONS,
         respawn_failed_workers=True,
         workers_kill_timeout=GRACE_SECONDS,
         log_level=LogLevels(settings.log_level.lower()),
-        log_dictconfig=logging,
+        log_dictconfig=log_configuration,
     )
+    server.main_loop_interrupt = RestartSchedule(server, listener.has_heard)
+    logging.getLogger("_granian").addFilter(_is_about_this_service)
     with _kept_running(app.extensions["embedded_postgres"], app.logger):
         server.serve()
+
+
+def _is_about_this_service(record: logging.LogRecord) -> bool:
+    """Return False for granian's warning about threads: ours wait for PostgreSQL, not for a CPU."""
+    return not record.getMessage().startswith("Configuration allows spawning")
 
 
 def hear_signals() -> None:
@@ -216,7 +225,7 @@ def _share_folder() -> Path:
 
 
 @contextmanager
-def _kept_running(embedded: EmbeddedPostgres | None, logger: Logger) -> Iterator[None]:
+def _kept_running(embedded: EmbeddedPostgres | None, logger: logging.Logger) -> Iterator[None]:
     """Start the embedded PostgreSQL again whenever it dies before the block ends."""
     ended = threading.Event()
 

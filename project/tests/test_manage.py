@@ -701,7 +701,7 @@ class TestServe(TestCase):
                     APP_SETTINGS="project.config.DevelopmentConfig",
                     PORT=str(port),
                     WORKERS="2",
-                    THREADS="4",
+                    THREADS="32",
                 ),
                 stdout=said,
                 stderr=said,
@@ -735,6 +735,12 @@ class TestServe(TestCase):
         self.assertEqual(answer.status, 200)
         self.assertIn(f"http://localhost:{self.port}", self.said())
         self.assertIn("/docs", self.said())
+
+    def test_start_logs_nothing_about_threads_and_websockets(self):
+        wait_until(lambda: "curl" in self.said())
+
+        self.assertNotIn("Python threads", self.said())
+        self.assertNotIn("Websockets", self.said())
 
     def test_has_as_many_workers_as_it_is_told(self):
         wait_until(lambda: len(self.workers()) == 2)

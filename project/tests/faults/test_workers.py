@@ -71,6 +71,79 @@ class TestHung(WorkerTestCase):
             self.assertLess(visit.seconds, ANSWER_SECONDS, visit)
 
 
+class TestCrashLoop(FaultTestCase):
+    KILLS = 4
+
+    def setUp(self):
+        self.service = Service(self.postgres)
+        self.addCleanup(self.service.stop)
+
+    def test_worker_that_dies_again_and_again_leaves_the_others_alone(self):
+        """Each replacement is killed as soon as there is one."""
+        healthy = self.service.workers[1]
+        began = time.monotonic()
+
+        with visitors(self.service, "/health") as visits:
+            for _ in range(self.KILLS):
+                self.replacement_of(healthy).kill()
+            killing_seconds = time.monotonic() - began
+            self.replacement_of(healthy)
+            wait_until(self.service.is_ready)
+
+        self.assertTrue(healthy.is_running())
+        self.assertIsNone(self.service.process.poll())
+        self.assertIn(200, {visit.status for visit in visits})
+        output = self.service.output()
+        self.assertNotIn("crash loop", output)
+        for seconds in ("0.5", "1", "2"):
+            self.assertIn(f"Worker 1 died again; its restart is in {seconds} s.", output)
+        self.assertGreater(killing_seconds, 0.5 + 1)
+
+    def replacement_of(self, healthy):
+        """Return the worker beside the healthy one, once it is there and not dead."""
+
+        def other():
+            found = [one for one in self.service.workers if one.pid != healthy.pid]
+            return [one for one in found if one.status() != psutil.STATUS_ZOMBIE]
+
+        [worker] = wait_until(other)
+        return worker
+
+    def test_service_ends_in_order_while_a_worker_waits_for_its_restart(self):
+        healthy = self.service.workers[1]
+        for _ in range(self.KILLS):
+            self.replacement_of(healthy).kill()
+        wait_until(lambda: "restart is in 2 s" in self.service.output())
+
+        code = self.service.terminate()
+
+        self.assertEqual(code, 0, self.service.output())
+
+
+class TestFailingStart(FaultTestCase):
+    def test_service_ends_when_its_workers_die_before_they_are_ready(self):
+        """OpenTelemetry's own settings are read in the workers only."""
+        end = subprocess.run(
+            [sys.executable, "manage.py", "serve"],
+            cwd=ROOT,
+            env=environment(
+                DATABASE_URL=self.postgres.url,
+                PORT=str(free_port()),
+                OTEL_TRACES_EXPORTER="otlp",
+                OTEL_BSP_MAX_QUEUE_SIZE="1",
+            ),
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=GRACE_SECONDS,
+        )
+
+        self.assertEqual(end.returncode, 1, end.stderr)
+        self.assertIn("A worker died before it was ready: the start has failed.", end.stderr)
+        self.assertLessEqual(end.stderr.count("Spawning worker"), 2)
+        self.assertNotIn("Respawning", end.stderr)
+
+
 class TestOutOfMemory(WorkerTestCase):
     def test_worker_is_replaced_or_goes_on_and_costs_nothing_that_was_answered(self):
         with self.under_load() as books:
