@@ -15,6 +15,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from logging.config import dictConfig
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,6 @@ from granian.constants import Interfaces
 from granian.log import LogLevels
 from granian.server import MPServer
 from werkzeug.serving import run_simple
-from werkzeug.utils import import_string
 
 from project import durability, heartbeats, logs, metrics, migration, postgres
 from project.api.idempotency import queries as keys
@@ -172,7 +172,7 @@ def _tracer(settings: Settings) -> Callable[[Service, str], None] | None:
     if exporter == "none":
         return None
     try:
-        start: Callable[[Service, str], None] = import_string("project.telemetry.start")
+        start: Callable[[Service, str], None] = import_module("project.telemetry").start
     except ImportError as error:
         raise SettingError(
             f"The setting OTEL_TRACES_EXPORTER is {exporter}, but the extra otel is not installed: "

@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from unittest import TestCase
 
 import psycopg2
@@ -144,6 +146,18 @@ class TestStart(TestCase):
         """Return the only line of a start that fails without waiting."""
         [line] = self.sentences(url)
         return line
+
+    def test_service_takes_its_secret_and_url_from_files(self):
+        """Its workers do so, too, though their parent passes the secret on."""
+        folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        for name, value in {"SECRET_KEY": SECRET, "DATABASE_URL": self.postgres.url}.items():
+            (folder / name).write_text(f"{value}\n")
+        files = {f"{path.name}_FILE": str(path) for path in folder.iterdir()}
+
+        service = Service(self.postgres, SECRET_KEY="", DATABASE_URL="", **files)
+
+        self.addCleanup(service.stop)
+        self.assertEqual(service.get("/ping", TOKEN)[0], 200)
 
     def test_start_without_a_database_names_the_setting_after_the_time_to_wait(self):
         url = f"postgresql://postgres@127.0.0.1:{free_port()}/scores"

@@ -1,7 +1,11 @@
 """Spans, as an exporter gets them, and over HTTP."""
 
+import subprocess
+import sys
+import tempfile
 import unittest
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
 from unittest import TestCase, mock
 
@@ -11,6 +15,7 @@ from project.server import accompany
 from project.statements import Statement
 from project.tests.base import LEARNER, BaseTestCase, users_service
 from project.tests.faults.harness import Postgres, Service
+from project.tests.processes import GRACE_SECONDS, ROOT, environment, free_port
 
 try:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -136,6 +141,30 @@ class TestExtra(BaseTestCase):
             self.assertRaisesRegex(SettingError, "OTEL_TRACES_EXPORTER.*otel"),
         ):
             accompany(self.app)
+
+    def test_missing_extra_stops_serve_and_run_with_one_sentence(self):
+        folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        (folder / "opentelemetry.py").write_text("raise ImportError('it is not here')")
+        for command in ("serve", "run"):
+            with self.subTest(command):
+                end = subprocess.run(
+                    [sys.executable, "manage.py", command],
+                    cwd=ROOT,
+                    env=environment(
+                        PYTHONPATH=str(folder),
+                        OTEL_TRACES_EXPORTER="otlp",
+                        PORT=str(free_port()),
+                        DATABASE_URL="postgresql://127.0.0.1:1/unused",
+                    ),
+                    check=False,
+                    capture_output=True,
+                    text=True,
+                    timeout=GRACE_SECONDS,
+                )
+
+                self.assertEqual((end.returncode, end.stdout), (1, ""))
+                [line] = end.stderr.splitlines()
+                self.assertRegex(line, r"OTEL_TRACES_EXPORTER.*pip install '\.\[otel\]'")
 
 
 class TestExport(TestCase):
