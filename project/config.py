@@ -29,8 +29,9 @@ SHORTEST_SECRET = 32  # bytes: as long as what HS256 makes of it (RFC 7518, sect
 EXAMPLES = ("change", "default", "example", "insecure", "password", "placeholder", "precious",
             "secret-key", "secret_key", "secretkey", "your")  # fmt: skip
 FEWEST_CHARACTERS = 10
-# A URL with several hosts, which libpq takes and SQLAlchemy cannot read.
-SEVERAL_HOSTS = re.compile(r"(?P<user>[^/]+://(?:[^@]*@)?)(?P<hosts>[^/?@]*,[^/?@]*)(?P<rest>.*)")
+# A URL with several hosts, which libpq takes and SQLAlchemy cannot read. What comes before a @ is
+# never a host, even if the password contains a comma.
+SEVERAL_HOSTS = re.compile(r"(?P<user>[^/]+://(?:[^@]*@)?+)(?P<hosts>[^/?]*,[^/?]*)(?P<rest>.*)")
 SESSION_SETTING = re.compile(r"(?:-c|--)([A-Za-z_][\w.-]*)=(.*)", re.DOTALL)
 
 

@@ -151,14 +151,14 @@ class TestDatabaseUrl(TestCase):
             ("%2Frun:5433", {"host": "/run", "port": 5433}),
         ]:
             with self.subTest(host):
-                url = f"postgresql://somebody:pass/%40word@{host}/scores?sslmode=disable"
+                url = f"postgresql://somebody:pa,ss/%40word@{host}/scores?sslmode=disable"
                 settings = app_with(SQLALCHEMY_DATABASE_URI=url).extensions["settings"]
 
                 arguments = connect_arguments(settings)
 
                 self.assertLessEqual(expected.items(), arguments.items())
                 self.assertEqual(arguments["user"], "somebody")
-                self.assertEqual(arguments["password"], "pass/@word")
+                self.assertEqual(arguments["password"], "pa,ss/@word")
                 self.assertEqual(arguments["dbname"], "scores")
                 self.assertEqual(arguments["sslmode"], "disable")
 
