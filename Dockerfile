@@ -3,12 +3,12 @@
 # (with a tmpfs at /tmp, where the workers keep their metrics).
 FROM python:3.13-slim AS build
 
-COPY requirements-production.txt .
-# A virtual environment without pip, filled by the pip outside of it. Wheels only: nothing is
-# compiled, so there is no compiler here either.
+COPY requirements-production.txt scripts/install.sh ./
+# The pip of this stage fills a virtual environment that has no pip. It takes wheels only, so
+# that no compiler is needed.
 RUN python -m venv --without-pip /venv \
- && pip --python /venv/bin/python install --no-cache-dir --disable-pip-version-check \
-        --only-binary=:all: --require-hashes -r requirements-production.txt
+ && PIP_PYTHON=/venv/bin/python PIP_NO_CACHE_DIR=1 PIP_ONLY_BINARY=:all: \
+        sh install.sh requirements-production.txt python
 WORKDIR /app
 COPY manage.py .
 COPY migrations migrations

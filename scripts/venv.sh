@@ -98,8 +98,7 @@ make_venv() {
     fi
     echo $$ >"$unfinished"
     say "Installing what requirements.txt lists (the first time, this takes a minute) …"
-    "$python" -m pip install -qq --disable-pip-version-check --require-hashes \
-        -r "$here/requirements.txt" || stop "Could not install; the reason stands above."
+    sh "$here/scripts/install.sh" "$here/requirements.txt" "$python"
     what_should_be_installed >"$installed"
     rm "$unfinished"
 }

@@ -1,0 +1,77 @@
+"""The scripts that install the service, and how they fail."""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from unittest import TestCase
+
+from project.tests.processes import ROOT
+
+
+class ScriptTestCase(TestCase):
+    def setUp(self):
+        self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.folder.chmod(0o755)
+
+    def run_script(self, *command, **environment):
+        """Run a script by sh; return what it did and what it wrote to stderr, line by line."""
+        kept = {name: text for name, text in os.environ.items() if not name.startswith("PIP_")}
+        done = subprocess.run(
+            ["sh", *command],
+            env=kept | environment,
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=60,
+        )
+        return done, done.stderr.splitlines()
+
+
+class TestInstall(ScriptTestCase):
+    def install(self, requirement, **environment):
+        lock = self.folder / "lock.txt"
+        lock.write_text(requirement)
+        return self.run_script(
+            ROOT / "scripts" / "install.sh",
+            lock,
+            sys.executable,
+            **{"PIP_CONFIG_FILE": os.devnull, "PIP_RETRIES": "1"} | environment,
+        )
+
+    def test_install_names_network_and_proxy_if_nothing_answers(self):
+        done, [line] = self.install(
+            f"no-such-package==1.0 --hash=sha256:{'0' * 64}\n", PIP_INDEX_URL="http://127.0.0.1:9/"
+        )
+
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(line, r"lock.txt \(\[Errno \d+\] Connection refused\)")
+        self.assertIn("check the network, and set HTTPS_PROXY", line)
+
+    def test_install_shows_other_errors_of_pip(self):
+        done, [line, *_] = self.install("not a requirement\n")
+
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("ERROR: Invalid requirement", line)
+
+    def test_lock_files_are_installed_by_one_script(self):
+        """A plain `pip install -r` resolves, and pip 23.0 to 23.2 resolve past the lock."""
+        files = [path for name in FILES for path in ROOT.glob(name)]
+        texts = {path.name: path.read_text() for path in files}
+
+        self.assertGreater(len(files), 10)
+        for name in ("venv.sh", "matrix", "run", "CONTRIBUTING.md", *DOCKERFILES):
+            self.assertIn("install.sh", texts[name])
+        for name, text in texts.items():
+            if name != "install.sh":
+                with self.subTest(name):
+                    self.assertNotRegex(re.sub(r"\\\n", "", text), r"pip .*install .*-r [\w/\"$]")
+
+
+DOCKERFILES = ("Dockerfile", "Dockerfile-local")
+FILES = (
+    "*.md", "*.sh", "*.yml", ".*.yml", "Dockerfile*", "docs/**/*.md", "scripts/*", ".ci/*",
+    ".github/workflows/*",
+)  # fmt: skip
