@@ -19,12 +19,16 @@ Serves eval-service on this machine. Needs Python 3.11 or newer, and the interne
 Ctrl-C stops all of it; the data stay. The next start takes a few seconds.
 
 Settings come from the environment, like  PORT=8000 sh run.sh ; README.md lists them.
-PYTHON names the Python to make .venv with, where the newest one found is not the one wanted.
+PYTHON names the Python to make .venv with; by default that is the newest one found.
 END
         exit 0
+        ;;
+    ?*)
+        stop "run.sh does not take $1. Set PORT, HOST or another setting in the environment," \
+            "like PORT=8000 sh run.sh"
         ;;
 esac
 
 make_venv
 cd "$here"
-exec "$python" manage.py serve "$@"
+exec "$python" manage.py serve

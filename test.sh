@@ -32,7 +32,7 @@ without it they are as many as there are CPUs. Exits with 0 when all of them pas
 Needs Python 3.11 or newer, and the internet the first time: makes .venv as run.sh does. The
 tests start a PostgreSQL of their own and throw it away; with DATABASE_TEST_URL they use that one
 instead, in one process, and EMPTY it.
-PYTHON names the Python to make .venv with, where the newest one found is not the one wanted.
+PYTHON names the Python to make .venv with; by default that is the newest one found.
 
 With --docker it needs Docker and nothing else: the tests run in the containers of
 docker-compose.yml, on the database eval_test of eval-db.

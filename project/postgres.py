@@ -7,6 +7,7 @@ import shlex
 import tempfile
 import time
 import warnings
+from contextlib import suppress
 from logging import Logger
 from pathlib import Path
 from threading import Lock
@@ -182,6 +183,17 @@ def _is_postgres_of(directory: Path, pid: int) -> bool:
         return False
 
 
+def _make_writable_directory(directory: Path) -> None:
+    """Create a directory if it is missing; raise SettingError if this user cannot write to it."""
+    with suppress(OSError):
+        directory.mkdir(parents=True, exist_ok=True)
+    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+        raise SettingError(
+            f"The embedded PostgreSQL cannot write to {directory}: "
+            "make it writable for this user, or set DATABASE_URL."
+        )
+
+
 def _is_shared(memory: str) -> bool:
     """Return whether processes use a segment of System V's shared memory, given as key and id.
 
@@ -232,7 +244,7 @@ class EmbeddedPostgres:
                         "The setting DATABASE_URL is missing, "
                         "and this installation has no embedded PostgreSQL."
                     )
-                self._directory.mkdir(parents=True, exist_ok=True)
+                _make_writable_directory(self._directory)
                 mode = "delete" if self._thrown_away else "stop"
                 server = _Server(self._directory.resolve(), cleanup_mode=mode)
                 server.start()

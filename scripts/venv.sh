@@ -18,7 +18,7 @@ stop() {
     exit 1
 }
 
-# Exits 0 where a Python is fit to make .venv, 3 where it is too old, 4 where it has no venv.
+# Exits with 0 if a Python can make .venv, 3 if it is too old, 4 if it has no venv module.
 FITNESS='
 import sys
 if sys.version_info < (3, 11):
@@ -29,10 +29,13 @@ except ImportError:
     sys.exit(4)
 '
 
-# Set $found to the newest fit Python, or to $PYTHON where that is set.
+# Set $found to $PYTHON if that is set, or to the newest Python that can make .venv.
 find_python() {
     without_venv=
     if [ -n "${PYTHON:-}" ]; then
+        command -v "$PYTHON" >/dev/null ||
+            stop "PYTHON is $PYTHON, which was not found. Set it to a Python 3.11 or newer," \
+                "like PYTHON=python3.13."
         set -- "$PYTHON"
     else
         set -- python3.14 python3.13 python3.12 python3.11 python3 python
@@ -51,7 +54,7 @@ find_python() {
             "and run this again."
     fi
     if [ -n "${PYTHON:-}" ]; then
-        stop "PYTHON is $PYTHON, which is no Python of version 3.11 or newer."
+        stop "PYTHON is $PYTHON, which is not a Python 3.11 or newer."
     fi
     stop "This needs Python 3.11 or newer, and found none. Install one" \
         "(on Debian and Ubuntu: apt install python3 python3-venv; elsewhere: python.org)" \
@@ -83,18 +86,25 @@ wait_for_another() {
     done
 }
 
+# Install in .venv what requirements.txt locks, unless that was done before.
 make_venv() {
     wait_for_another
     if is_up_to_date; then
         return
     fi
+    for folder in "$here" "$venv"; do
+        if [ -e "$folder" ] && ! [ -w "$folder" ]; then
+            stop "Cannot write to $folder, where the packages are to be installed: make it" \
+                "writable for this user, or use a clone in another folder."
+        fi
+    done
     if [ -e "$unfinished" ] || ! "$python" -c 'import pip' >/dev/null 2>&1; then
         find_python
         say "Making .venv with $("$found" -V) …"
         rm -rf "$venv"
-        mkdir "$venv" || stop "Cannot write to $here, where .venv belongs."
+        mkdir "$venv"
         echo $$ >"$unfinished"
-        "$found" -m venv "$venv" || stop "Could not make .venv; the reason stands above."
+        "$found" -m venv "$venv" || stop "Could not make .venv, for the reason above."
     fi
     echo $$ >"$unfinished"
     say "Installing what requirements.txt lists (the first time, this takes a minute) …"

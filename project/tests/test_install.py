@@ -1,14 +1,19 @@
-"""The scripts that install the service, and how they fail."""
+"""The scripts that install and start the service, and how they fail."""
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from unittest import TestCase
 
+from project.config import SettingError
+from project.postgres import EmbeddedPostgres
 from project.tests.processes import ROOT
+
+NOBODY = 65534
 
 
 class ScriptTestCase(TestCase):
@@ -16,18 +21,62 @@ class ScriptTestCase(TestCase):
         self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
         self.folder.chmod(0o755)
 
-    def run_script(self, *command, **environment):
+    def run_script(self, *command, user=None, **environment):
         """Run a script by sh; return what it did and what it wrote to stderr, line by line."""
         kept = {name: text for name, text in os.environ.items() if not name.startswith("PIP_")}
         done = subprocess.run(
             ["sh", *command],
             env=kept | environment,
+            user=user,
             capture_output=True,
             check=False,
             text=True,
             timeout=60,
         )
         return done, done.stderr.splitlines()
+
+
+class TestRun(ScriptTestCase):
+    def setUp(self):
+        super().setUp()
+        shutil.copy(ROOT / "run.sh", self.folder)
+        shutil.copytree(ROOT / "scripts", self.folder / "scripts")
+
+    def test_run_rejects_options_and_names_the_settings(self):
+        for option in ("--port", "-p", "--host=0.0.0.0", "serve"):
+            with self.subTest(option):
+                done, [line] = self.run_script(self.folder / "run.sh", option, "8000")
+
+                self.assertEqual(done.returncode, 1)
+                self.assertIn(f"does not take {option}. Set PORT, HOST", line)
+                self.assertIn("PORT=8000 sh run.sh", line)
+
+    def test_run_says_that_python_was_not_found(self):
+        done, [line] = self.run_script(self.folder / "run.sh", PYTHON="nosuch")
+
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("PYTHON is nosuch, which was not found.", line)
+
+    def test_run_rejects_a_python_that_is_not_one(self):
+        done, [line] = self.run_script(self.folder / "run.sh", PYTHON="/usr/bin/env")
+
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("not a Python 3.11 or newer", line)
+
+    def test_run_names_the_folder_that_it_cannot_write_to(self):
+        venv = self.folder / ".venv"
+        for read_only in (self.folder, venv):
+            with self.subTest(read_only):
+                venv.mkdir(exist_ok=True)
+                self.folder.chmod(0o777)
+                read_only.chmod(0o555)
+
+                done, [line] = self.run_script(
+                    self.folder / "run.sh", user=NOBODY if os.getuid() == 0 else None
+                )
+
+                self.assertEqual(done.returncode, 1)
+                self.assertIn(f"Cannot write to {read_only},", line)
 
 
 class TestInstall(ScriptTestCase):
@@ -75,3 +124,14 @@ FILES = (
     "*.md", "*.sh", "*.yml", ".*.yml", "Dockerfile*", "docs/**/*.md", "scripts/*", ".ci/*",
     ".github/workflows/*",
 )  # fmt: skip
+
+
+class TestEmbeddedPostgres(TestCase):
+    def test_start_names_the_folder_that_it_cannot_write_to(self):
+        folder = Path("/proc/eval-service")  # where root cannot write either
+
+        with self.assertRaises(SettingError) as raised:
+            _ = EmbeddedPostgres(folder).url
+
+        self.assertIn(f"cannot write to {folder}:", raised.exception.message)
+        self.assertIn("DATABASE_URL", raised.exception.message)
