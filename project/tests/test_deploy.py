@@ -107,16 +107,26 @@ def dockerfile(name):
 
 
 class TestCompose(TestCase):
-    def test_is_what_callers_know(self):
+    def test_names_and_ports_are_those_of_the_tutorial_by_default(self):
         services = compose("docker-compose.yml")
 
         self.assertEqual(
             {name: (one["container_name"], one["ports"]) for name, one in services.items()},
             {
-                "eval-service": ("eval-service", ["5002:5000"]),
-                "eval-db": ("eval-db", ["5436:5432"]),
+                "eval-service": ("eval-service", ["${EVAL_PORT:-5002}:5000"]),
+                "eval-db": ("eval-db", ["127.0.0.1:${EVAL_DB_PORT:-5436}:5432"]),
             },
         )
+
+    def test_service_is_started_again_if_it_fails(self):
+        self.assertEqual(compose("docker-compose.yml")["eval-service"]["restart"], "on-failure")
+
+    def test_code_is_mounted_at_the_working_directory_of_the_image(self):
+        """The tutorial's compose file mounts the code at this path, too."""
+        [volume] = compose("docker-compose.yml")["eval-service"]["volumes"]
+
+        self.assertEqual(volume, ".:/usr/src/app")
+        self.assertIn("WORKDIR /usr/src/app\n", dockerfile("Dockerfile-local"))
 
     def test_settings_are_those_of_the_service(self):
         for file in ("docker-compose.yml", "docker-compose.scale.yml"):
