@@ -78,11 +78,17 @@ ORPHANS_SECONDS = 10
 # Who shares memory with whom, on Linux.
 SHARED_MEMORY = Path("/proc/sysvipc/shm")
 
-# How many PostgreSQL grants to others than its superusers, and which of its processes serves us.
+# How many connections our user may open. Limits of roles and databases do not bind superusers.
 CONNECTIONS = text("""
-    SELECT current_setting('max_connections')::int
-           - current_setting('superuser_reserved_connections')::int
-           - coalesce(current_setting('reserved_connections', true)::int, 0)
+    SELECT least(current_setting('max_connections')::int
+                 - current_setting('superuser_reserved_connections')::int
+                 - coalesce(current_setting('reserved_connections', true)::int, 0),
+                 CASE WHEN NOT rolsuper
+                      THEN least(nullif(rolconnlimit, -1), nullif(datconnlimit, -1))
+                  END)
+      FROM pg_roles, pg_database
+     WHERE rolname = session_user
+       AND datname = current_database()
 """)
 
 EMBEDDED_SETTINGS = """
@@ -329,9 +335,9 @@ def wait_for_server(seconds: float, logger: Logger) -> None:
 
 
 def refuse_too_few_connections(settings: Settings) -> None:
-    """Raise SettingError where PostgreSQL has fewer connections than the workers may open.
+    """Raise SettingError if the workers may open more connections than PostgreSQL allows.
 
-    A pooler in between shares few among many, and is no reason.
+    A pooler shares few connections among many, so there is no limit behind one.
     """
     with db.engine.connect() as connection:
         driver: Any = connection.connection.dbapi_connection
@@ -341,7 +347,7 @@ def refuse_too_few_connections(settings: Settings) -> None:
         raise SettingError(
             f"WORKERS ({settings.workers}) times THREADS ({settings.threads}) + {TRANSACTIONS} "
             f"makes {needed} connections, but PostgreSQL allows {allowed}: "
-            "lower WORKERS or THREADS, or raise max_connections."
+            "lower WORKERS or THREADS, or raise max_connections (or the limit of role or database)."
         )
 
 

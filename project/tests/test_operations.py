@@ -90,6 +90,20 @@ class TestConnections(BaseTestCase):
         self.assertIn("WORKERS (10) times THREADS (100) + 8 makes 1080 connections", sentence)
         self.assertIn("max_connections", sentence)
 
+    def test_connections_are_limited_by_role_and_database_too(self):
+        with db.engine.connect() as connection:
+            database = connection.execute(text("SELECT current_database()")).scalar_one()
+        for limited in ("ROLE limited", f'DATABASE "{database}"'):
+            with self.subTest(limited), db.engine.connect() as connection:
+                connection.execute(text("CREATE ROLE limited LOGIN"))
+                connection.execute(text(f"ALTER {limited} CONNECTION LIMIT 20"))
+                connection.execute(text("SET LOCAL SESSION AUTHORIZATION limited"))
+
+                allowed = connection.execute(postgres.CONNECTIONS).scalar_one()
+
+                self.assertEqual(allowed, 20)
+                connection.rollback()
+
     def test_are_enough_by_default(self):
         postgres.refuse_too_few_connections(self.app.extensions["settings"])
 
