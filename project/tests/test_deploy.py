@@ -183,3 +183,12 @@ class TestPipelines(TestCase):
         )
         self.assertEqual(travis["install"] + travis["before_script"] + travis["script"], steps)
         self.assertEqual([step["run"] for step in actions["steps"] if "run" in step], steps)
+
+    def test_installation_is_tried_with_the_same_pythons(self):
+        jobs = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text())["jobs"]
+        matrix = jobs["cov"]["strategy"]["matrix"]["python"]
+        [set_up] = [step for step in jobs["all"]["steps"] if "setup-python" in step.get("uses", "")]
+        pips = re.search(r"OLDEST_PIPS = {(.*)}", (ROOT / ".ci/install.py").read_text())[1]
+
+        self.assertEqual(set_up["with"]["python-version"].split(), matrix)
+        self.assertEqual(re.findall(r'"([\d.]+)":', pips), matrix)
