@@ -17,11 +17,12 @@ find_compose() {
 case "${1:-}" in
     -h | --help)
         cat <<'END'
-Usage: sh test.sh [--docker] [-v] [-j N] [PLACE…]
+Usage: sh test.sh [--docker] [-v] [-f] [-k PATTERN] [-j N] [PLACE…]
 
-Runs the tests, all of them or those in the places named: folders or files, as seen from the root
-of the project, or dotted names. -v names each test. -j, or --jobs, says in how many processes;
-without it they are as many as there are CPUs. Exits with 0 when all of them passed.
+Runs all tests, or those in the given places: folders or files, as seen from the root of the
+project, or dotted names. -v names each test, -f stops at the first failure, -k runs only tests
+whose name matches, -j sets the number of processes (by default, one for each CPU). The exit code
+is 0 if all tests passed.
 
   sh test.sh
   sh test.sh project/tests/scores

@@ -265,7 +265,8 @@ class Settings(BaseModel):
             values[name] = configuration.SQLALCHEMY_DATABASE_URI or None
         said = {name: value for name, value in values.items() if value is not None}
         if configuration.SELF_SUFFICIENT:
-            said.setdefault("secret_key", kept_secret(instance))
+            if "secret_key" not in said:
+                said["secret_key"] = kept_secret(instance)
             said.setdefault("cors_origins", "*")
         elif "database_url" not in said:
             raise SettingError(_missing("DATABASE_URL"))
