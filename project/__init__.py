@@ -52,6 +52,8 @@ ALLOWED_HEADERS = [
 
 # So many threads of a process never wait for PostgreSQL; and what is answered by them.
 SPARE_THREADS = 2
+# The share of the others that may wait for users-service at a time.
+USERS_SERVICE_SHARE = 7 / 8
 ASKING_NOBODY = {
     "eval.health",
     "eval.metrics_of_all_workers",
@@ -113,9 +115,15 @@ def create_app(configuration: str | type | None = None) -> Service:
         vary_header=False,  # requests.py says it, also to origins that get nothing
         max_age=600,
     )
+    places = max(1, settings.threads - SPARE_THREADS)
     users = None
     if settings.users_service_url:
-        users = UsersService(settings.users_service_url, observer=UsersMetrics())
+        users = UsersService(
+            settings.users_service_url,
+            timeout_seconds=settings.users_service_timeout_seconds,
+            max_waiting=max(1, int(places * USERS_SERVICE_SHARE)),
+            observer=UsersMetrics(),
+        )
     secrets = (settings.secret_key, *settings.secret_key_fallbacks)
     tokens = Tokens(*secrets)
     app.extensions["anonymous_limit"] = _anonymous_limit(settings)
@@ -123,7 +131,7 @@ def create_app(configuration: str | type | None = None) -> Service:
     app.extensions["score_writes"] = score_writes.new_combiners()
     app.extensions["keys_underway"] = KeysUnderway()
     app.extensions["seats"] = Seats(max(1, settings.threads * 3 // 4))
-    app.places = Places(max(1, settings.threads - SPARE_THREADS))
+    app.places = Places(places)
     app.unbounded = ASKING_NOBODY
     app.extensions["tokens"] = tokens
     app.extensions["callers"] = Callers(tokens, users)

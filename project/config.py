@@ -233,6 +233,7 @@ class Settings(BaseModel):
     database_url: Annotated[Any, AfterValidator(_postgres_url)] = Field(None, repr=False)
     database_test_url: Annotated[Any, AfterValidator(_postgres_url)] = Field(None, repr=False)
     users_service_url: Annotated[str, AfterValidator(_http_url)] | None = None
+    users_service_timeout_seconds: float = Field(2.0, ge=0.1, le=60)
     cors_origins: Annotated[Any, AfterValidator(_origins)]
     host: str = "127.0.0.1"
     port: int = Field(5002, ge=1, le=65535)

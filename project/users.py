@@ -1,18 +1,32 @@
 """Client of users-service: token in, User or None out.
 
     users = UsersService("http://users-service:5000")
-    users.who_is("abc")     # User(user_id=7), or None where users-service says no
+    users.who_is("abc")     # User(user_id=7), or None if users-service says no
 
-A token that is not in the cache boards a flight: one question to users-service, for all who bring
-that token meanwhile. The breaker decides whether a flight may leave at all. Each flight asks in a
-thread of its own, because nothing can interrupt a name lookup: so whoever waits is free at the
-deadline, whatever happens.
+Concurrent lookups of the same token share one request (single-flight). Every request has one
+deadline and runs in a thread of its own, because a name lookup cannot be interrupted: a caller is
+free at the deadline in any case.
 
-    UsersService    cache, flights, the lock: what is known and what is being asked
-    _Flight         one question on its way, and what came of it
-    _Breaker        closed, open, half-open: whether to ask
-    _Line           keep-alive connections, and one question over one of them
-    _Bounded        a socket that is read until the deadline and no longer
+Two things keep a slow or failing users-service from taking requests away that do not need it:
+
+- A bulkhead limits how many callers wait at a time, and rejects the others immediately.
+- A circuit breaker stops the lookups for a while after some failures in a row. A failure is a
+  missing answer: a connection error, a timeout, or a 5xx. Any other answer proves that
+  users-service works, whatever it says about the token.
+
+What users-service answers means:
+
+    200 with a user                     yes, or no if the user is not active
+    4xx, except 408 and 429             no
+    408, 429, 1xx, 3xx, other 2xx,      neither; this lookup is unavailable
+    200 of any other shape
+    5xx, or no answer in time           neither; this lookup is unavailable, and a failure
+
+    UsersService    cache, pending lookups, bulkhead
+    _Flight         one pending lookup and its result
+    _Breaker        circuit breaker: closed, open, half-open
+    _Line           connection pool
+    _DeadlineReader a socket that is read until the deadline and no longer
     _read_user      status and body in, User or None out
 
 Nothing here keeps, logs or raises a token.
@@ -30,7 +44,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
-from threading import Event, Lock, Thread
+from threading import BoundedSemaphore, Event, Lock, Thread
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
@@ -47,8 +61,10 @@ LARGEST_ID = 2**63 - 1
 
 # What fits into a header: printable latin-1. Any other text is certainly no token.
 _SENDABLE = re.compile(r"[\x20-\x7e\xa0-\xff]{1,8192}")
-# How a question fails: the network, HTTP, or an answer that makes no sense (ValueError).
-_FAILURES = (OSError, http.client.HTTPException, HTTPError, ValueError)
+# How users-service fails to answer: connection errors, timeouts, broken HTTP.
+_FAILURES = (OSError, http.client.HTTPException, HTTPError)
+# Client errors that say nothing about the token: Request Timeout, Too Many Requests.
+_TRY_LATER = frozenset({http.client.REQUEST_TIMEOUT, http.client.TOO_MANY_REQUESTS})
 # How a kept connection ends that the server closed while it was idle.
 _HUNG_UP = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
@@ -63,11 +79,15 @@ class User:
 
 
 class UsersUnavailable(Exception):
-    """users-service is away, slow or answered nonsense; try later."""
+    """users-service said neither yes nor no; try later."""
 
     def __init__(self, reason: str, retry_after_seconds: int = 1) -> None:
         super().__init__(reason)
         self.retry_after_seconds = retry_after_seconds
+
+
+class _UnexpectedAnswer(Exception):
+    """users-service answered, but neither yes nor no."""
 
 
 class Observer:
@@ -77,7 +97,7 @@ class Observer:
         """Hear that a token was in the cache."""
 
     def refused(self) -> None:
-        """Hear that a question was not asked, as the breaker was open."""
+        """Note a lookup that was rejected by the circuit breaker or the bulkhead."""
 
     def asked(self, answer: str, seconds: float) -> None:
         """Hear that a question was answered "yes", "no", or "none"."""
@@ -87,15 +107,14 @@ class Observer:
 
 
 class UsersService:
-    """Knows whose a token is: asks users-service, and remembers each yes for a while."""
+    """Looks tokens up in users-service, and caches each yes for a while."""
 
     def __init__(  # noqa: PLR0913 - all but the address have a default that serves
         self,
         url: str,
         *,
-        connect_seconds: float = 0.5,
-        read_seconds: float = 1.0,
-        total_seconds: float = 2.0,
+        timeout_seconds: float = 2.0,
+        max_waiting: int = 32,
         cache_seconds: float = 30.0,
         cache_size: int = 10_000,
         failures_to_open: int = 3,
@@ -103,10 +122,15 @@ class UsersService:
         pool_size: int = 32,
         observer: Observer | None = None,
     ) -> None:
+        """Use the users-service at `url`.
+
+        A lookup takes `timeout_seconds` at most, and `max_waiting` callers may wait at a time.
+        """
         self._observer = observer or Observer()
-        self._total_seconds = total_seconds
+        self._timeout_seconds = timeout_seconds
         self._retry_after_seconds = max(1, math.ceil(open_seconds))
-        self._line = _Line(url, connect_seconds, read_seconds, pool_size)
+        self._slots = BoundedSemaphore(max_waiting)
+        self._line = _Line(url, pool_size)
         # The lock guards the three below; it is never held while anybody waits or asks.
         self._lock = Lock()
         self._cache: TTLCache[bytes, User] = TTLCache(cache_size, cache_seconds)
@@ -123,19 +147,29 @@ class UsersService:
         return user
 
     def who_is(self, token: str, headers: Mapping[str, str] = MappingProxyType({})) -> User | None:
-        """Return whose token it is, or None where users-service says no.
+        """Return the user that the token belongs to, or None if users-service says no.
 
-        `headers` are sent along, where this is the request that has users-service asked.
-        Raises UsersUnavailable, within `total_seconds`, where it says neither.
+        `headers` are sent along if this call makes the request to users-service. Raises
+        UsersUnavailable if it says neither within `timeout_seconds`, and immediately if too many
+        callers are waiting or the circuit breaker is open.
         """
         if not _SENDABLE.fullmatch(token):
             return None
+        if not self._slots.acquire(blocking=False):
+            self._observer.refused()
+            raise self._unavailable("too many requests wait for users-service")
+        try:
+            return self._look_up(token, headers)
+        finally:
+            self._slots.release()
+
+    def _look_up(self, token: str, headers: Mapping[str, str]) -> User | None:
         key = sha256(token.encode("latin-1")).digest()
         with self._lock:
             user = self._cache.get(key)
             if user is not None:
                 return user
-            # While the breaker is open nobody waits for a flight that may well fail.
+            # While the breaker is open no caller waits for a lookup that may well fail.
             flight = None if self.is_open else self._flights.get(key)
             leaves_now = flight is None
             if flight is None:
@@ -160,7 +194,7 @@ class UsersService:
             self._observer.refused()
             raise self._unavailable("users-service is away, so it was not asked")
         now = time.monotonic()
-        return _Flight(key, ticket, now, now + self._total_seconds)
+        return _Flight(key, ticket, now, now + self._timeout_seconds)
 
     def _depart(self, flight: "_Flight", token: str, headers: Mapping[str, str]) -> None:
         asking = (flight, token, headers)
@@ -171,32 +205,45 @@ class UsersService:
             self._land(flight, failure=str(error))
 
     def _ask(self, flight: "_Flight", token: str, headers: Mapping[str, str]) -> None:
-        """Ask users-service and land the flight, whatever happens."""
+        """Ask users-service and finish the lookup, whatever happens."""
         try:
-            user = _read_user(*self._line.ask(token, flight.deadline, headers))
+            status, body = self._line.ask(token, flight.deadline, headers)
+            if status >= http.client.INTERNAL_SERVER_ERROR:
+                self._land(flight, failure=f"status {status}")
+            else:
+                self._land(flight, _read_user(status, body))
+        except _UnexpectedAnswer as error:
+            logger.warning("users-service answered a token lookup with %s", error)
+            self._land(flight, unexpected=str(error))
         except _FAILURES as error:
             self._land(flight, failure=f"{type(error).__name__}: {error}")
-        else:
-            self._land(flight, user)
         finally:
-            self._land(flight, failure="the question broke off")  # unless it has landed
+            self._land(flight, failure="the lookup broke off")  # unless it has finished
 
     def _arrive(self, flight: "_Flight") -> User | None:
-        """Wait for the flight and return its answer; raise a fresh exception where it has none."""
+        """Wait for the lookup and return its result; raise a fresh exception if it has none."""
         flight.landed.wait(flight.deadline - time.monotonic())
-        self._land(flight, failure="no answer in time")  # unless it has landed
-        if flight.failure is not None:
-            raise self._unavailable(f"users-service is away: {flight.failure}")
+        self._land(flight, failure="no answer in time")  # unless it has finished
+        if flight.reason is not None:
+            raise self._unavailable(f"users-service said neither yes nor no: {flight.reason}")
         return flight.user
 
     def _land(
-        self, flight: "_Flight", user: User | None = None, failure: str | None = None
+        self,
+        flight: "_Flight",
+        user: User | None = None,
+        *,
+        failure: str | None = None,
+        unexpected: str | None = None,
     ) -> None:
-        """End the flight, once: tell the breaker, the cache and all who wait."""
+        """Finish the lookup, once: inform the breaker, the cache and the waiting callers.
+
+        Of the two reasons for a lookup without a result only `failure` counts for the breaker.
+        """
         with self._lock:
             if flight.landed.is_set():
                 return
-            flight.user, flight.failure = user, failure
+            flight.user, flight.reason = user, failure or unexpected
             self._observer.asked(*flight.told())
             self._breaker.report(flight.ticket, failure)
             if user is not None:
@@ -211,7 +258,7 @@ class UsersService:
 
 @dataclass(eq=False, slots=True)
 class _Flight:
-    """One question on its way, and what came of it once it has landed."""
+    """A pending lookup, and its result once it has finished."""
 
     key: bytes
     ticket: int
@@ -219,11 +266,12 @@ class _Flight:
     deadline: float
     landed: Event = field(default_factory=Event)
     user: User | None = None
-    failure: str | None = None
+    # Why there is neither a yes nor a no.
+    reason: str | None = None
 
     def told(self) -> tuple[str, float]:
-        """Return how the question was answered, and in how many seconds."""
-        answer = "none" if self.failure is not None else "yes" if self.user else "no"
+        """Return how the lookup was answered, and in how many seconds."""
+        answer = "none" if self.reason is not None else "yes" if self.user else "no"
         return answer, time.monotonic() - self.left_at
 
 
@@ -256,7 +304,7 @@ class _Breaker:
         return self._round
 
     def report(self, ticket: int, failure: str | None) -> None:
-        """Note how a question ended; a "no" is an answer as good as a yes."""
+        """Note how a lookup ended: `failure` is None if users-service answered at all."""
         if ticket != self._round:
             return
         was_open = self.is_open
@@ -273,11 +321,9 @@ class _Breaker:
 
 
 class _Line:
-    """The way to users-service: keep-alive connections, and one question over one of them."""
+    """Connection pool: keep-alive connections to users-service, and requests over them."""
 
-    def __init__(
-        self, url: str, connect_seconds: float, read_seconds: float, pool_size: int
-    ) -> None:
+    def __init__(self, url: str, pool_size: int) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError(f"users-service needs an http:// or https:// address, not {url!r}")
@@ -287,18 +333,15 @@ class _Line:
         if parts.scheme == "https":
             # One for all connections: it reads the system's certificates, which takes milliseconds.
             context = ssl.create_default_context()
-            self._connect = partial(
-                HTTPSConnection, *address, timeout=connect_seconds, ssl_context=context
-            )
+            self._connect = partial(HTTPSConnection, *address, ssl_context=context)
         else:
-            self._connect = partial(HTTPConnection, *address, timeout=connect_seconds)
-        self._read_seconds = read_seconds
+            self._connect = partial(HTTPConnection, *address)
         self._places = pool_size
         self._lock = Lock()
         self._idle: list[HTTPConnection] = []
 
     def ask(self, token: str, deadline: float, others: Mapping[str, str]) -> tuple[int, bytes]:
-        """Return status and body of users-service's answer."""
+        """Return status and body of users-service's answer; of a large body only its beginning."""
         headers = {**others, "Authorization": f"Bearer {token}", "Accept": "application/json"}
         idle = self._take()
         if idle is not None:
@@ -319,13 +362,14 @@ class _Line:
     def _exchange(
         self, connection: HTTPConnection, headers: dict[str, str], deadline: float
     ) -> tuple[int, bytes]:
-        """Ask over this connection and keep it, or close it where anything goes wrong."""
+        """Send the request over this connection, and keep it unless anything goes wrong."""
 
         def answer_in_time(sock: Any, **options: Any) -> http.client.HTTPResponse:
-            bounded: Any = _Bounded(sock, deadline, self._read_seconds)
-            return http.client.HTTPResponse(bounded, **options)
+            reader: Any = _DeadlineReader(sock, deadline)
+            return http.client.HTTPResponse(reader, **options)
 
         connection.response_class = answer_in_time  # type: ignore[assignment]
+        connection.timeout = _seconds_until(deadline)  # for a connection that is to be opened
         try:
             connection.request("GET", self._path, headers=headers, preload_content=False)
             answer = connection.getresponse()
@@ -334,7 +378,9 @@ class _Line:
             finally:
                 answer.close()
             if len(body) > LARGEST_ANSWER_BYTES:
-                raise ValueError(f"an answer over {LARGEST_ANSWER_BYTES} bytes")
+                connection.close()  # the rest of the body is still to come
+            elif answer.length_remaining:
+                raise ConnectionResetError("the connection was lost during the answer")
         except BaseException:
             connection.close()
             raise
@@ -360,19 +406,18 @@ class _Line:
         connection.close()
 
 
-class _Bounded(io.RawIOBase):
-    """A socket to be read until the deadline, and for `read_seconds` at a time.
+class _DeadlineReader(io.RawIOBase):
+    """A socket that is read until the deadline and no longer.
 
     A socket's own timeout starts again with every byte, so a server that drips could hold it for
-    ever. Stands in for the socket where http.client makes a file of it: TLS or not is all the same.
+    ever. Stands in for the socket when http.client makes a file of it, with or without TLS.
     """
 
-    def __init__(self, sock: socket.socket, deadline: float, read_seconds: float) -> None:
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
         super().__init__()
         self._sock = sock
         self._file = sock.makefile("rb", buffering=0)
         self._deadline = deadline
-        self._read_seconds = read_seconds
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         return io.BufferedReader(self)
@@ -381,10 +426,7 @@ class _Bounded(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the answer was not complete in time")
-        self._sock.settimeout(min(left, self._read_seconds))
+        self._sock.settimeout(_seconds_until(self._deadline))
         return self._file.readinto(buffer)
 
     def close(self) -> None:
@@ -392,13 +434,32 @@ class _Bounded(io.RawIOBase):
         super().close()
 
 
+def _seconds_until(deadline: float) -> float:
+    """Return the seconds that are left; raise TimeoutError if there are none."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("the answer was not complete in time")
+    return left
+
+
 def _read_user(status: int, body: bytes) -> User | None:
-    """Return whom the answer names, or None where it is a clear no."""
-    if status in {http.client.UNAUTHORIZED, http.client.FORBIDDEN}:
+    """Return the user that an answer names, or None if it is a no.
+
+    Raise _UnexpectedAnswer if it is neither.
+    """
+    if 400 <= status < 500 and status not in _TRY_LATER:
+        if status not in {http.client.UNAUTHORIZED, http.client.FORBIDDEN}:
+            # A no, but also what a wrong USERS_SERVICE_URL looks like.
+            logger.warning("users-service answered a token lookup with status %s", status)
         return None
     if status != http.client.OK:
-        raise ValueError(f"status {status}")
-    answer = orjson.loads(body)
+        raise _UnexpectedAnswer(f"status {status}")
+    if len(body) > LARGEST_ANSWER_BYTES:
+        raise _UnexpectedAnswer(f"more than {LARGEST_ANSWER_BYTES} bytes")
+    try:
+        answer = orjson.loads(body)
+    except ValueError:
+        raise _UnexpectedAnswer("a body that is not JSON") from None
     match answer:
         case {"status": "success", "data": {"active": False}}:
             return None
@@ -407,4 +468,4 @@ def _read_user(status: int, body: bytes) -> User | None:
         ):
             is_admin = others.get("admin") is True or answer.get("admin") is True
             return User(user_id, is_admin)
-    raise ValueError("an answer of the wrong shape")
+    raise _UnexpectedAnswer("JSON that names no user")

@@ -172,7 +172,7 @@ class TestUsersService(AuthTestCase):
         """503, soon, and never a no to a token that may be good, nor a bug of ours."""
         for behaviour in (
             fakes.answers(500, b"<h1>Oops</h1>", "text/html"),
-            fakes.answers(404, {"status": "fail"}),
+            fakes.answers(429, {"status": "fail"}),
             fakes.answers(200, b"<h1>Welcome</h1>", "text/html"),
             fakes.answers(200, {"status": "success", "data": {"id": "7", "active": True}}),
             fakes.close_at_once,

@@ -11,6 +11,7 @@ import time
 import unittest
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 from shutil import which
 from threading import Barrier, Event
@@ -36,8 +37,7 @@ class UsersTestCase(unittest.TestCase):
 
     def connect(self, url: str | None = None, **settings: float) -> UsersService:
         """Return a client that never gives up asking, unless `settings` say otherwise."""
-        patient = {"total_seconds": 20, "read_seconds": 20, "connect_seconds": 20}
-        patient["failures_to_open"] = 1_000_000
+        patient = {"timeout_seconds": 20, "failures_to_open": 1_000_000}
         users = UsersService(url or self.fake.url, **(patient | settings))
         self.addCleanup(users.close)
         return users
@@ -127,8 +127,9 @@ class TestUnavailable(UsersTestCase):
         for status, body in [
             (500, b""),
             (502, b"<h1>Bad gateway</h1>"),
-            (404, {"status": "fail"}),
+            (408, {"status": "fail"}),
             (429, {}),
+            (304, b""),
             (201, {"status": "success", "data": yes}),
             (200, b""),
             (200, b"<h1>Welcome</h1>"),
@@ -150,6 +151,15 @@ class TestUnavailable(UsersTestCase):
                 self.fake.behaviour = fakes.answers(status, body)
 
                 self.assert_unavailable(self.users)
+
+    def test_lookup_returns_none_for_any_other_client_error(self) -> None:
+        """A 4xx is a no for that token, whatever its body."""
+        for status in (400, 401, 402, 403, 404, 405, 410, 413, 415, 422, 431, 451, 499):
+            for body in (b"", b"<h1>No</h1>", {"status": "success"}, b"x" * 100_000):
+                with self.subTest(status=status, body=str(body)[:20]):
+                    self.fake.behaviour = fakes.answers(status, body)
+
+                    self.assertIsNone(self.users.who_is("test"))
 
     def test_accepts_the_largest_id(self) -> None:
         """2^63-1 is an id."""
@@ -216,35 +226,53 @@ class TestDeadline(UsersTestCase):
         self.assert_nothing_is_left_behind()
 
     def test_bounds_a_server_that_never_answers(self) -> None:
-        """Either limit ends the wait, and the thread that asked."""
+        """The deadline ends the wait, and the thread that asked."""
         self.fake.behaviour = fakes.hang
 
-        self.assert_ends_in_time(self.connect(read_seconds=0.1))
-        self.assert_ends_in_time(self.connect(total_seconds=0.1))
+        self.assert_ends_in_time(self.connect(timeout_seconds=0.1))
 
     def test_bounds_a_server_that_drips(self) -> None:
-        """Many small waits take no longer than `total_seconds` together."""
+        """Many small waits take no longer than `timeout_seconds` together."""
         for fault in [fakes.drip_header, fakes.drip_body, fakes.drip_chunks]:
             with self.subTest(fault=fault.__name__):
                 self.fake.behaviour = fault
 
-                self.assert_ends_in_time(self.connect(total_seconds=0.2))
+                self.assert_ends_in_time(self.connect(timeout_seconds=0.2))
 
-    def test_is_not_over_before_its_time(self) -> None:
-        """An answer may take its time within the limits, and so may each of its pieces."""
+    def test_lookup_waits_for_a_slow_answer_until_the_deadline(self) -> None:
+        """The first byte may come as late as the last one."""
 
         def answer_slowly(handler: Handler) -> None:
-            handler.fake.released.wait(0.3)
+            handler.fake.released.wait(1.2)
             fakes.answer_truly(handler)
 
         self.fake.behaviour = answer_slowly
+        users = UsersService(self.fake.url)
+        self.addCleanup(users.close)
 
-        self.assertEqual(self.users.who_is("learner"), User(7))
+        self.assertEqual(users.who_is("learner"), User(7))
+
+    def test_lookup_waits_for_a_slow_connect_until_the_deadline(self) -> None:
+        """A full backlog drops the first packet, and the kernel repeats it after a second."""
+        with closing(socket.create_server(("127.0.0.1", 0), backlog=0)) as listener:
+            listener.settimeout(GRACE_SECONDS)
+            address = listener.getsockname()
+            with closing(socket.create_connection(address)), ThreadPoolExecutor(1) as pool:
+                users = self.connect("http://{}:{}".format(*address))
+                waiting = pool.submit(users.who_is, "learner")
+                time.sleep(0.7)
+
+                for _ in range(2):  # the one that filled the backlog, then the lookup
+                    connection, _ = listener.accept()
+                    self.enterContext(closing(connection))
+                connection.sendall(b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n")
+
+                self.assertIsNone(waiting.result())
 
     def test_bounds_a_name_lookup_that_hangs(self) -> None:
         """Nothing can interrupt it, but nobody waits for it and the breaker knows."""
         looked_up = Event()
-        users = self.connect(total_seconds=0.1, failures_to_open=1, open_seconds=60)
+        users = self.connect(timeout_seconds=0.1, failures_to_open=1, open_seconds=60)
 
         def hang(*_: object, **__: object) -> None:
             looked_up.wait(GRACE_SECONDS)
@@ -273,7 +301,7 @@ class TestDeadline(UsersTestCase):
         self.assert_unavailable(self.connect())
         with mock.patch.dict(os.environ, {"SSL_CERT_FILE": str(certificate)}):
             trusting = self.connect()
-            hasty = self.connect(total_seconds=0.3)
+            hasty = self.connect(timeout_seconds=0.3)
 
         self.assertEqual(trusting.who_is("learner"), User(7))
         self.assertIsNone(trusting.who_is("unknown"))
@@ -546,6 +574,47 @@ class TestBreaker(UsersTestCase):
         self.assertFalse(users.is_open)
         self.assertEqual(self.fake.questions, 4)
 
+    def test_breaker_counts_missing_answers_only(self) -> None:
+        """A connection error, a timeout and a 5xx open it; no other answer does."""
+        yes = {"status": "success", "data": {"id": 7, "active": True}}
+        for behaviour, opens in [
+            (fakes.close_at_once, True),
+            (fakes.break_off, True),
+            (fakes.hang, True),
+            (fakes.drip_body, True),
+            *((fakes.answers(status, {}), True) for status in (500, 501, 502, 503, 504, 599)),
+            *((fakes.answers(status, {}), False) for status in (400, 401, 404, 408, 422, 429)),
+            *((fakes.answers(status, yes), False) for status in (201, 204, 304)),
+            (fakes.answers(200, {}), False),
+            (fakes.answers(200, b"<h1>Welcome</h1>"), False),
+            (fakes.redirects_to("http://127.0.0.1:9"), False),
+            (fakes.flood, False),
+        ]:
+            with self.subTest(behaviour=str(behaviour)):
+                users = self.connect(failures_to_open=3, open_seconds=60, timeout_seconds=0.3)
+                self.fake.behaviour = behaviour
+
+                for number in range(3):
+                    with suppress(UsersUnavailable):
+                        users.who_is(f"token-{number}")
+
+                self.assertEqual(users.is_open, opens)
+
+    def test_breaker_starts_its_count_again_after_an_unexpected_answer(self) -> None:
+        users = self.connect(failures_to_open=2, open_seconds=60)
+        for status in (500, 429, 500, 302, 500, 404, 500):
+            self.fake.behaviour = fakes.answers(status, {})
+            with suppress(UsersUnavailable):
+                users.who_is("test")
+
+        self.assertFalse(users.is_open)
+
+    def test_breaker_closes_if_the_trial_gets_an_unexpected_answer(self) -> None:
+        users = self.broken(open_seconds=0.02)
+        self.fake.behaviour = fakes.answers(429, {})
+
+        self.assert_soon(lambda: bool(self.assert_unavailable(users)) and not users.is_open)
+
     def test_takes_a_no_for_a_sign_of_life(self) -> None:
         """A no between failures starts the count again."""
         users = self.connect(failures_to_open=2)
@@ -619,6 +688,35 @@ class TestBreaker(UsersTestCase):
             self.assertEqual(late.result(), User(7))
 
         self.assertTrue(users.is_open)
+
+
+class TestBulkhead(UsersTestCase):
+    def test_lookup_is_rejected_immediately_when_too_many_callers_wait(self) -> None:
+        """Those that share a lookup count as well: each of them holds a thread."""
+        users = self.connect(max_waiting=3)
+        self.fake.behaviour = fakes.hang
+        with ThreadPoolExecutor(3) as pool:
+            waiting = [pool.submit(users.who_is, token) for token in ("test", "test", "other")]
+            self.assert_soon(lambda: self.fake.questions == 2)
+            self.assert_soon(lambda: self.waiting(users) == 3)
+            began = time.monotonic()
+
+            for token in ("test", "learner"):
+                self.assert_unavailable(users, token)
+
+            self.assertLess(time.monotonic() - began, 1)
+            self.assertFalse(users.is_open)
+            self.fake.stop()
+            for caller in waiting:
+                self.assertIsInstance(caller.exception(), UsersUnavailable)
+        self.fake.start()
+        self.fake.behaviour = fakes.answer_truly
+
+        self.assertEqual(users.who_is("learner"), User(7))
+
+    def waiting(self, users: UsersService) -> int:
+        flights = list(users._flights.values())
+        return sum(len(flight.landed._cond._waiters) for flight in flights)
 
 
 if __name__ == "__main__":
