@@ -23,6 +23,8 @@ from project.tests.processes import wait_until
 
 # So many that one of the workers has seen enough of them fail, before any is refused at once.
 CALLERS = 4 * harness.WORKERS
+# Twice as many as a worker has threads.
+CROWD = 64
 FAULTS = {
     "hung": fakes.hang,
     "sent its head byte by byte": fakes.drip_header,
@@ -50,24 +52,24 @@ class TestUsersService(harness.CountsTestCase):
     fake: fakes.FakeUsersService
     strangers = (f"stranger-{number}" for number in itertools.count())
 
-    def ask(self):
-        """Bring a token that nobody has seen yet; return the status and the seconds it took."""
+    def ask(self, service=None):
+        """Send a token that was not sent before; return the status and the seconds it took."""
         token = next(self.strangers)
         self.fake.tokens[token] = fakes.person(7, "learner")
         began = time.monotonic()
-        status, _ = self.service.get("/ping", token)
+        status, _ = (service or self.service).get("/ping", token)
         return status, time.monotonic() - began
 
     @contextmanager
-    def callers(self):
-        """Bring tokens without a pause for as long as the block lasts; then give what came."""
+    def callers(self, service=None, count=CALLERS):
+        """Send new tokens without a pause while the block runs; yield the list of results."""
         asked, ended = [], threading.Event()
 
         def call():
             while not ended.wait(0.02):
-                asked.append(self.ask())
+                asked.append(self.ask(service))
 
-        crew = [threading.Thread(target=call, daemon=True) for _ in range(CALLERS)]
+        crew = [threading.Thread(target=call, daemon=True) for _ in range(count)]
         for caller in crew:
             caller.start()
         try:
@@ -109,6 +111,26 @@ class TestUsersService(harness.CountsTestCase):
         self.assertEqual(books.failed, 0)
         self.assert_nothing_lost(books)
         self.empty()
+
+    def test_hung_users_service_costs_no_request_that_does_not_need_it(self):
+        """Before the breaker opens, more callers wait for it than the service has threads."""
+        wait_until(self.knows_everybody)
+        service = Service(FaultTestCase.postgres, USERS_SERVICE_URL=self.fake.url, WORKERS="1")
+        self.addCleanup(service.stop)
+        self.fake.behaviour = fakes.hang
+        self.addCleanup(setattr, self.fake, "behaviour", fakes.answer_truly)
+        with (
+            load(service, 8) as books,
+            visitors(service, "/health", "/counters/hot", "/scores") as visits,
+            self.callers(service, CROWD) as asked,
+        ):
+            wait_until(lambda: any(seconds > 1 for _, seconds in asked))  # the breaker opens
+
+        self.assertEqual({status for status, _ in asked}, {503})
+        self.assertLess(max(seconds for _, seconds in asked), ANSWER_SECONDS)
+        self.assert_answered(visits, "/health", "/counters/hot", "/scores")
+        self.assertEqual(books.failed, 0)
+        self.assertEqual(books.strange, [])
 
     def assert_said_once(self):
         """Each worker has said of each fault that it is there, and said it once."""
