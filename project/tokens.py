@@ -22,7 +22,11 @@ DAY_SECONDS = 24 * 60 * 60
 
 
 class TokenInvalid(Exception):
-    """The token says that it is ours, but is not, or not any more."""
+    """The token names us as its issuer, but we did not issue it."""
+
+
+class TokenExpired(Exception):
+    """We issued the token, and its time is over."""
 
 
 class Tokens:
@@ -58,7 +62,11 @@ class Tokens:
         return user if time.time() < expires_at else None
 
     def verify(self, token: str) -> User:
-        """Return whom one of our tokens speaks for; raise TokenInvalid where that is nobody."""
+        """Return the user of one of our tokens.
+
+        Raise TokenExpired if its signature is valid and its time is over, and TokenInvalid if
+        anything else is wrong with it.
+        """
         claims = self._claims(token)
         subject, roles = claims["sub"], claims.get("roles", [])
         if not (SUBJECT.fullmatch(subject) and int(subject) <= LARGEST_ID):
@@ -76,6 +84,8 @@ class Tokens:
                 return _decode(token, secret)
             except jwt.InvalidSignatureError:
                 continue
+            except jwt.ExpiredSignatureError as error:  # raised after the signature was verified
+                raise TokenExpired from error
             except jwt.InvalidTokenError as error:
                 raise TokenInvalid from error
         raise TokenInvalid

@@ -6,9 +6,10 @@ from typing import Any, Protocol, TypeVar, cast
 
 from flask import current_app, request
 
-from project.api.errors import Forbidden, InvalidToken, TokenRequired
+from project import tokens
+from project.api.errors import Forbidden, InvalidToken, TokenExpired, TokenRequired
 from project.app import NamedRequest, Service
-from project.tokens import TokenInvalid, Tokens, claims_to_be_ours
+from project.tokens import Tokens
 from project.users import User, UsersService
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -17,17 +18,17 @@ View = TypeVar("View", bound=Callable[..., Any])
 class Callers:
     """Finds out whom a request speaks for."""
 
-    def __init__(self, tokens: Tokens, users_service: UsersService | None) -> None:
-        self._tokens = tokens
+    def __init__(self, own_tokens: Tokens, users_service: UsersService | None) -> None:
+        self._tokens = own_tokens
         self._users_service = users_service
 
-    def of(self, authorization: str | None) -> User:
-        """Return whom an Authorization header speaks for.
+    def of(self, authorization: str) -> User:
+        """Return the user of an Authorization header.
 
-        Raise TokenRequired where there is none, InvalidToken where it speaks for nobody, and
-        UsersUnavailable where only users-service could tell and does not.
+        Raise TokenRequired if it is empty, TokenExpired or InvalidToken if it names no user, and
+        UsersUnavailable if only users-service could tell and does not.
         """
-        if authorization is None:
+        if not authorization:
             raise TokenRequired
         scheme, _, token = authorization.partition(" ")
         token = token.strip(" ")
@@ -42,10 +43,12 @@ class Callers:
 
     def _ask(self, token: str) -> User:
         # A token of ours is never shown to users-service: it can open doors here only.
-        if claims_to_be_ours(token):
+        if tokens.claims_to_be_ours(token):
             try:
                 return self._tokens.verify(token)
-            except TokenInvalid:
+            except tokens.TokenExpired:
+                raise TokenExpired from None
+            except tokens.TokenInvalid:
                 raise InvalidToken from None
         if self._users_service is None:
             raise InvalidToken
@@ -56,10 +59,15 @@ class Callers:
         return user
 
 
+def _authorization() -> str:
+    """Return the Authorization header of the current request; "" if it has none."""
+    return str(request.environ.get("HTTP_AUTHORIZATION", "")).strip(" ")
+
+
 def current_caller() -> User:
-    """Return whom the current request speaks for."""
+    """Return the user that sent the current request."""
     callers: Callers = current_app.extensions["callers"]
-    caller = callers.of(request.environ.get("HTTP_AUTHORIZATION"))
+    caller = callers.of(_authorization())
     cast(NamedRequest, request).caller = caller
     return caller
 
@@ -75,12 +83,12 @@ def authenticate(view: View) -> View:
 
 
 def authenticate_unless(is_open: Callable[..., bool]) -> Callable[[View], View]:
-    """Do as `authenticate`, but give None as caller where `is_open(**path)` and no token came."""
+    """Do as `authenticate`, but pass None as caller if `is_open(**path)` and no token was sent."""
 
     def decorator(view: View) -> View:
         @wraps(view)
         def authenticated(**kwargs: Any) -> Any:
-            anonymous = "HTTP_AUTHORIZATION" not in request.environ and is_open(**kwargs)
+            anonymous = not _authorization() and is_open(**kwargs)
             return view(None if anonymous else current_caller(), **kwargs)
 
         return cast(View, _needs_token(authenticated, also_without=True))

@@ -301,7 +301,7 @@ def _failures(spec: Schema, view: Any) -> list[type[ApiError]]:
     """Return every error that a view can answer with; a page takes any query."""
     failures = [*spec.get("failures", ()), errors.Internal]
     if spec.get("security"):
-        failures += [errors.InvalidToken, errors.TokenRequired]
+        failures += [errors.InvalidToken, errors.TokenExpired, errors.TokenRequired]
     if spec.get("body"):
         failures += [errors.InvalidPayload, errors.PayloadTooLarge, errors.UnsupportedMediaType]
     if spec.get("takes_key"):

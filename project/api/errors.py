@@ -77,19 +77,34 @@ class ScoreMismatch(ApiError):
     status, slug, message = 400, "score_mismatch", "Sorry. That score does not exist."
 
 
+CHALLENGE = {"WWW-Authenticate": "Bearer"}  # RFC 6750, section 3
+
+
 class InvalidToken(ApiError):
-    """The token speaks for nobody, or the header is malformed."""
+    """The token was rejected by users-service or by its signature, or the header is malformed."""
 
     status, slug, message = 401, "invalid_token", "Invalid token."
 
     def __init__(self) -> None:
-        super().__init__(headers={"WWW-Authenticate": "Bearer"})  # RFC 6750, section 3
+        super().__init__(headers=CHALLENGE)
+
+
+class TokenExpired(ApiError):
+    """The token was valid, and its time is over. Get a new one."""
+
+    status, slug, message = 401, "token_expired", "Token expired."
+
+    def __init__(self) -> None:
+        super().__init__(headers=CHALLENGE)
 
 
 class TokenRequired(ApiError):
-    """There is no Authorization header."""
+    """The Authorization header is missing or empty."""
 
     status, slug, message = 403, "token_required", "Provide a valid auth token."
+
+    def __init__(self) -> None:
+        super().__init__(headers=CHALLENGE)
 
 
 class Forbidden(ApiError):

@@ -85,9 +85,15 @@ class ScoreMismatch(ApiError):
 
 
 class InvalidToken(ApiError):
-    """The token speaks for nobody."""
+    """The token was rejected."""
 
     kind = "invalid_token"
+
+
+class TokenExpired(ApiError):
+    """The token was valid, and its time is over. Get a new one."""
+
+    kind = "token_expired"
 
 
 class TokenRequired(ApiError):

@@ -416,6 +416,7 @@ class TestRepeating(unittest.TestCase):
         for status, code in (
             (400, "invalid_payload"),
             (401, "invalid_token"),
+            (401, "token_expired"),
             (409, "counter_overflow"),
             (422, "idempotency_key_reused"),
             (500, "internal"),
