@@ -28,7 +28,7 @@ from project.config import SettingError, Settings
 from project.dashboard.views import dashboard_blueprint
 from project.extensions import cors, db, migrate
 from project.metrics import UsersMetrics
-from project.places import Places, Seats
+from project.places import STUCK_SECONDS, Places, Seats
 from project.tokens import Tokens
 from project.users import UsersService
 
@@ -52,8 +52,10 @@ ALLOWED_HEADERS = [
 
 # So many threads of a process never wait for PostgreSQL; and what is answered by them.
 SPARE_THREADS = 2
-# The share of the others that may wait for users-service at a time.
-USERS_SERVICE_SHARE = 7 / 8
+# The share of the others that may wait for users-service at a time, and for how long another
+# request waits for its turn: less than for any other slot, so that it frees its own in time.
+LOOKUP_SHARE = 7 / 8
+LOOKUP_PATIENCE_SECONDS = STUCK_SECONDS / 2
 ASKING_NOBODY = {
     "eval.health",
     "eval.metrics_of_all_workers",
@@ -115,13 +117,11 @@ def create_app(configuration: str | type | None = None) -> Service:
         vary_header=False,  # requests.py says it, also to origins that get nothing
         max_age=600,
     )
-    places = max(1, settings.threads - SPARE_THREADS)
     users = None
     if settings.users_service_url:
         users = UsersService(
             settings.users_service_url,
             timeout_seconds=settings.users_service_timeout_seconds,
-            max_waiting=max(1, int(places * USERS_SERVICE_SHARE)),
             observer=UsersMetrics(),
         )
     secrets = (settings.secret_key, *settings.secret_key_fallbacks)
@@ -131,10 +131,12 @@ def create_app(configuration: str | type | None = None) -> Service:
     app.extensions["score_writes"] = score_writes.new_combiners()
     app.extensions["keys_underway"] = KeysUnderway()
     app.extensions["seats"] = Seats(max(1, settings.threads * 3 // 4))
+    places = max(1, settings.threads - SPARE_THREADS)
+    lookups = Places(max(1, int(places * LOOKUP_SHARE)), LOOKUP_PATIENCE_SECONDS)
     app.places = Places(places)
     app.unbounded = ASKING_NOBODY
     app.extensions["tokens"] = tokens
-    app.extensions["callers"] = Callers(tokens, users)
+    app.extensions["callers"] = Callers(tokens, users, lookups)
     app.extensions["cursors"] = Cursors(*secrets)
 
     app.register_blueprint(eval_blueprint)

@@ -206,10 +206,7 @@ USERS_SECONDS = QuickHistogram(
     ["answer"], buckets=SECONDS,
 )  # fmt: skip
 USERS_CACHE_HITS = Counter("eval_users_cache_hits", "Tokens that were in the cache.")
-USERS_REFUSED = Counter(
-    "eval_users_refused",
-    "Lookups rejected at once: the breaker was open, or too many requests were waiting.",
-)
+USERS_REFUSED = Counter("eval_users_refused", "Questions not asked, as the breaker was open.")
 USERS_BREAKER_OPEN = Gauge(
     "eval_users_breaker_open", "Workers whose breaker is open: users-service is away.",
     multiprocess_mode="livesum",
@@ -273,7 +270,7 @@ class UsersMetrics(Observer):
         USERS_CACHE_HITS.inc()
 
     def refused(self) -> None:
-        """Note a lookup that was rejected by the circuit breaker or the bulkhead."""
+        """Note a question that was not asked, as the breaker was open."""
         USERS_REFUSED.inc()
 
     def asked(self, answer: str, seconds: float) -> None:

@@ -4,6 +4,9 @@ Places: most requests ask PostgreSQL, and where it is slow they all wait. Some t
 from that, for requests that ask nobody (/health says that the process lives), and to tell the
 others at once to come again, instead of letting them queue for what they will not get.
 
+A request that waits for users-service takes a place of a smaller number as well, so that most
+places are left for requests that do not need it.
+
 Seats: granian gives a request to a thread once its head is there, and the thread reads the body as
 fast as the client sends it, which may be never. So only some of the threads may read at a time, and
 who has held a seat for too long is hung up on. The server does not tell which socket a request
@@ -39,10 +42,12 @@ class NoPlace(Exception):
 
 
 class Places:
-    """A number of places, and who may have one."""
+    """Bulkhead: limits how many callers do the same at a time."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, stuck_seconds: float = STUCK_SECONDS) -> None:
+        """Allow `count` callers at a time; they are stuck if none leaves for `stuck_seconds`."""
         self._count = count
+        self._stuck_seconds = stuck_seconds
         self._free: SimpleQueue[None] = SimpleQueue()
         for _ in range(count):
             self._free.put(None)
@@ -67,12 +72,12 @@ class Places:
             yield
         finally:
             ended = time.monotonic()
-            if ended - began < STUCK_SECONDS:
+            if ended - began < self._stuck_seconds:
                 self._moved_at = ended
             self._free.put(None)
 
     def _wait(self) -> None:
-        while (seconds := self._moved_at + STUCK_SECONDS - time.monotonic()) > 0:
+        while (seconds := self._moved_at + self._stuck_seconds - time.monotonic()) > 0:
             with suppress(Empty):
                 return self._free.get(timeout=seconds)
         raise NoPlace("none of them comes to an end")

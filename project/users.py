@@ -7,12 +7,9 @@ Concurrent lookups of the same token share one request (single-flight). Every re
 deadline and runs in a thread of its own, because a name lookup cannot be interrupted: a caller is
 free at the deadline in any case.
 
-Two things keep a slow or failing users-service from taking requests away that do not need it:
-
-- A bulkhead limits how many callers wait at a time, and rejects the others immediately.
-- A circuit breaker stops the lookups for a while after some failures in a row. A failure is a
-  missing answer: a connection error, a timeout, or a 5xx. Any other answer proves that
-  users-service works, whatever it says about the token.
+A circuit breaker stops the lookups for a while after some failures in a row. A failure is a
+missing answer: a connection error, a timeout, or a 5xx. Any other answer proves that users-service
+works, whatever it says about the token.
 
 What users-service answers means:
 
@@ -22,7 +19,7 @@ What users-service answers means:
     200 of any other shape
     5xx, or no answer in time           neither; this lookup is unavailable, and a failure
 
-    UsersService    cache, pending lookups, bulkhead
+    UsersService    cache and pending lookups
     _Flight         one pending lookup and its result
     _Breaker        circuit breaker: closed, open, half-open
     _Line           connection pool
@@ -44,7 +41,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
-from threading import BoundedSemaphore, Event, Lock, Thread
+from threading import Event, Lock, Thread
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
@@ -97,7 +94,7 @@ class Observer:
         """Hear that a token was in the cache."""
 
     def refused(self) -> None:
-        """Note a lookup that was rejected by the circuit breaker or the bulkhead."""
+        """Note a lookup that was rejected by the circuit breaker."""
 
     def asked(self, answer: str, seconds: float) -> None:
         """Hear that a question was answered "yes", "no", or "none"."""
@@ -114,7 +111,6 @@ class UsersService:
         url: str,
         *,
         timeout_seconds: float = 2.0,
-        max_waiting: int = 32,
         cache_seconds: float = 30.0,
         cache_size: int = 10_000,
         failures_to_open: int = 3,
@@ -122,14 +118,10 @@ class UsersService:
         pool_size: int = 32,
         observer: Observer | None = None,
     ) -> None:
-        """Use the users-service at `url`.
-
-        A lookup takes `timeout_seconds` at most, and `max_waiting` callers may wait at a time.
-        """
+        """Use the users-service at `url`; a lookup takes `timeout_seconds` at most."""
         self._observer = observer or Observer()
         self._timeout_seconds = timeout_seconds
         self._retry_after_seconds = max(1, math.ceil(open_seconds))
-        self._slots = BoundedSemaphore(max_waiting)
         self._line = _Line(url, pool_size)
         # The lock guards the three below; it is never held while anybody waits or asks.
         self._lock = Lock()
@@ -150,20 +142,11 @@ class UsersService:
         """Return the user that the token belongs to, or None if users-service says no.
 
         `headers` are sent along if this call makes the request to users-service. Raises
-        UsersUnavailable if it says neither within `timeout_seconds`, and immediately if too many
-        callers are waiting or the circuit breaker is open.
+        UsersUnavailable if it says neither within `timeout_seconds`, and immediately if the
+        circuit breaker is open.
         """
         if not _SENDABLE.fullmatch(token):
             return None
-        if not self._slots.acquire(blocking=False):
-            self._observer.refused()
-            raise self._unavailable("too many requests wait for users-service")
-        try:
-            return self._look_up(token, headers)
-        finally:
-            self._slots.release()
-
-    def _look_up(self, token: str, headers: Mapping[str, str]) -> User | None:
         key = sha256(token.encode("latin-1")).digest()
         with self._lock:
             user = self._cache.get(key)

@@ -9,6 +9,7 @@ from flask import current_app, request
 from project import tokens
 from project.api.errors import Forbidden, InvalidToken, TokenExpired, TokenRequired
 from project.app import NamedRequest, Service
+from project.places import Places
 from project.tokens import Tokens
 from project.users import User, UsersService
 
@@ -18,15 +19,19 @@ View = TypeVar("View", bound=Callable[..., Any])
 class Callers:
     """Finds out whom a request speaks for."""
 
-    def __init__(self, own_tokens: Tokens, users_service: UsersService | None) -> None:
+    def __init__(
+        self, own_tokens: Tokens, users_service: UsersService | None, lookups: Places
+    ) -> None:
         self._tokens = own_tokens
         self._users_service = users_service
+        self._lookups = lookups
 
     def of(self, authorization: str) -> User:
         """Return the user of an Authorization header.
 
-        Raise TokenRequired if it is empty, TokenExpired or InvalidToken if it names no user, and
-        UsersUnavailable if only users-service could tell and does not.
+        Raise TokenRequired if it is empty, TokenExpired or InvalidToken if it names no user,
+        UsersUnavailable if only users-service could tell and does not, and NoPlace if too many
+        requests wait for users-service.
         """
         if not authorization:
             raise TokenRequired
@@ -52,7 +57,7 @@ class Callers:
                 raise InvalidToken from None
         if self._users_service is None:
             raise InvalidToken
-        with cast(Service, current_app).asking() as headers:
+        with self._lookups.taken(), cast(Service, current_app).asking() as headers:
             user = self._users_service.who_is(token, headers)
         if user is None:
             raise InvalidToken

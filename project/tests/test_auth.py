@@ -203,6 +203,16 @@ class TestUsersService(AuthTestCase):
                 self.assertIn("Users-service", body["message"])
                 self.assertGreaterEqual(int(answer.headers["Retry-After"]), 1)
 
+    def test_new_tokens_at_once_are_all_looked_up_if_users_service_answers(self):
+        """More than there are slots for lookups: the others wait for their turn."""
+        tokens = [f"new-{number}" for number in range(32)]
+        self.fake.tokens |= {token: fakes.person(7, token) for token in tokens}
+
+        answers = self.at_once(len(tokens), lambda number: self.ask(f"Bearer {tokens[number]}"))
+
+        for answer in answers:
+            self.assert_welcome(answer)
+
     def test_is_not_waited_for_while_it_is_away_and_is_asked_again_when_it_is_back(self):
         self.fake.stop()
         with self.assertLogs("project.users", "WARNING"):

@@ -31,6 +31,18 @@ class TestPlaces(unittest.TestCase):
                     self.take(places)
         self.take(places)
 
+    def test_places_reject_sooner_if_they_are_stuck_sooner(self):
+        patient, hasty = Places(1), Places(1, stuck_seconds=0.05)
+        for places in (patient, hasty):
+            with places.taken():
+                began = time.monotonic()
+                with self.assertRaises(NoPlace):
+                    self.take(places)
+                places.waited = time.monotonic() - began
+
+        self.assertGreaterEqual(patient.waited, STUCK_SECONDS - 0.05)
+        self.assertLess(hasty.waited, STUCK_SECONDS - 0.05)
+
     def test_that_were_given_up_after_long_are_no_sign_that_others_will_be(self):
         places = Places(2)
         with ExitStack() as stack:

@@ -690,34 +690,5 @@ class TestBreaker(UsersTestCase):
         self.assertTrue(users.is_open)
 
 
-class TestBulkhead(UsersTestCase):
-    def test_lookup_is_rejected_immediately_when_too_many_callers_wait(self) -> None:
-        """Those that share a lookup count as well: each of them holds a thread."""
-        users = self.connect(max_waiting=3)
-        self.fake.behaviour = fakes.hang
-        with ThreadPoolExecutor(3) as pool:
-            waiting = [pool.submit(users.who_is, token) for token in ("test", "test", "other")]
-            self.assert_soon(lambda: self.fake.questions == 2)
-            self.assert_soon(lambda: self.waiting(users) == 3)
-            began = time.monotonic()
-
-            for token in ("test", "learner"):
-                self.assert_unavailable(users, token)
-
-            self.assertLess(time.monotonic() - began, 1)
-            self.assertFalse(users.is_open)
-            self.fake.stop()
-            for caller in waiting:
-                self.assertIsInstance(caller.exception(), UsersUnavailable)
-        self.fake.start()
-        self.fake.behaviour = fakes.answer_truly
-
-        self.assertEqual(users.who_is("learner"), User(7))
-
-    def waiting(self, users: UsersService) -> int:
-        flights = list(users._flights.values())
-        return sum(len(flight.landed._cond._waiters) for flight in flights)
-
-
 if __name__ == "__main__":
     unittest.main()
