@@ -1,4 +1,4 @@
-"""How often an address may do what needs no token.
+"""Rate limit for increments without a token: by IPv4 address, or by IPv6 /64.
 
 By `limits`, on which Flask-Limiter is built: the extension's hooks would cost every request,
 and only increments without a token are limited.
@@ -12,6 +12,7 @@ from limits import parse
 from limits.storage import MemoryStorage, storage_from_string
 from limits.strategies import SlidingWindowCounterRateLimiter
 
+from project.api.addresses import client_network
 from project.api.errors import RateLimited
 
 logger = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ POLICY = "anonymous"
 
 
 class AnonymousLimit:
-    """Counts what addresses do without a token."""
+    """Limits the requests without a token of each client address."""
 
     def __init__(self, limit: str, storage_uri: str) -> None:
         """Allow each address `limit`, say "600/minute"; `storage_uri` is where that is counted.
@@ -33,17 +34,18 @@ class AnonymousLimit:
         # Counts while the storage is away: a lost Redis should neither open nor close the door.
         self._own = SlidingWindowCounterRateLimiter(MemoryStorage())
 
-    def count(self, address: str) -> dict[str, str]:
-        """Count one for the address; return the fields that say how many are left.
+    def count(self, address: str | None) -> dict[str, str]:
+        """Count a request of the address; return the header fields that say how many are left.
 
-        Raise RateLimited where none is. The fields are those of the IETF draft
+        Raise RateLimited if none is left. The fields are those of the IETF draft
         "RateLimit header fields for HTTP".
         """
+        client = client_network(address)
         try:
-            allowed, reset_at, remaining = self._hit(self._shared, address)
+            allowed, reset_at, remaining = self._hit(self._shared, client)
         except self._storage.base_exceptions:
             logger.warning("The storage of rate limits is away; this process counts alone.")
-            allowed, reset_at, remaining = self._hit(self._own, address)
+            allowed, reset_at, remaining = self._hit(self._own, client)
         seconds = max(1, math.ceil(reset_at - time.time()))
         fields = {
             "RateLimit-Policy": f'"{POLICY}";q={self._limit.amount};w={self._limit.get_expiry()}',
@@ -54,8 +56,8 @@ class AnonymousLimit:
         return fields
 
     def _hit(
-        self, limiter: SlidingWindowCounterRateLimiter, address: str
+        self, limiter: SlidingWindowCounterRateLimiter, client: str
     ) -> tuple[bool, float, int]:
-        allowed = limiter.hit(self._limit, POLICY, address)
-        stats = limiter.get_window_stats(self._limit, POLICY, address)
+        allowed = limiter.hit(self._limit, POLICY, client)
+        stats = limiter.get_window_stats(self._limit, POLICY, client)
         return allowed, stats.reset_time, stats.remaining

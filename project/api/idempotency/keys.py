@@ -16,6 +16,7 @@ import orjson
 from flask import Response, current_app, request
 
 from project.api import errors
+from project.api.addresses import client_address
 from project.api.errors import ApiError
 from project.api.idempotency import queries
 from project.api.idempotency.queries import Kept, Key
@@ -81,7 +82,8 @@ def sent_key(caller: User | None) -> Key | None:
     if not (quoted or BARE.fullmatch(header)) or len(key) > LONGEST:
         reason = f"A key has 1 to {LONGEST} printable ASCII characters, bare or in double quotes."
         raise errors.InvalidPayload({HEADER: [reason]})
-    principal = f"user:{caller.user_id}" if caller else f"address:{request.remote_addr}"
+    address = client_address(request.remote_addr)
+    principal = f"user:{caller.user_id}" if caller else f"address:{address}"
     request_line = f"{request.method} {request.full_path}\n".encode()
     return Key(principal, key, hashlib.sha256(request_line + request.get_data()).digest())
 
