@@ -1,5 +1,7 @@
 """The whole service on one page: `create_app()` puts it together; `db` is handed on."""
 
+import re
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,8 @@ __all__ = ["create_app", "db"]
 
 VERSION = "0.1.0"
 
+WSGIApplication = Callable[[dict[str, Any], Any], Iterable[bytes]]
+
 # What Alembic holds the schema against: the tables of `db` are known once these are loaded.
 MODELS = (counter_models, key_models, score_models)
 
@@ -63,6 +67,9 @@ ASKING_NOBODY = {
     documents.ENDPOINT,
     "static",
 }
+
+# A path prefix, without the slashes at its ends: it becomes part of headers and pages.
+PREFIX = re.compile(r"[\w.~-]+(/[\w.~-]+)*", re.ASCII)
 
 EXPOSED_HEADERS = [
     "ETag",
@@ -181,12 +188,29 @@ def _change_to_testing(app: Service, configuration: Any) -> None:
 
 
 def _trust_proxies(app: Service, count: int) -> None:
-    """Take the caller's address and scheme from what the last `count` proxies say they are.
+    """Take the client's address and the external URL from the headers of the last `count` proxies.
 
-    What stands before that in X-Forwarded-For was said by the caller, and is not looked at.
+    The client may have sent earlier values of X-Forwarded-*, so they are ignored.
     """
     if count:
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=count, x_proto=count)  # type: ignore[method-assign]
+        app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
+            _normalize_prefix(app.wsgi_app),
+            x_for=count,
+            x_proto=count,
+            x_host=count,
+            x_prefix=count,
+        )
+
+
+def _normalize_prefix(application: WSGIApplication) -> WSGIApplication:
+    """Return the application with `/prefix` as SCRIPT_NAME, or none if it is not a plain path."""
+
+    def normalized(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        prefix = environ.get("SCRIPT_NAME", "").strip("/")
+        environ["SCRIPT_NAME"] = f"/{prefix}" if PREFIX.fullmatch(prefix) else ""
+        return application(environ, start_response)
+
+    return normalized
 
 
 def _anonymous_limit(settings: Settings) -> AnonymousLimit:

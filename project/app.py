@@ -120,10 +120,16 @@ class Service(APIFlask):
         return func
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        """Return what finds the view of a request: by its path, whatever its host."""
+        """Return the URL adapter of a request: it matches by path, whatever the host is.
+
+        URLs that it builds begin with the path prefix that the application is mounted at.
+        """
         if request is None:
             return super().create_url_adapter(None)
-        return MapAdapter(self.url_map, "", "/", "", request.scheme, request.path, request.method)
+        prefix = f"{request.root_path}/"
+        return MapAdapter(
+            self.url_map, "", prefix, "", request.scheme, request.path, request.method
+        )
 
     def preprocess_request(self) -> None:
         """Take the request in."""

@@ -10,11 +10,11 @@ import hashlib
 import mimetypes
 import os
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import cache, lru_cache, wraps
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
-from flask import Response, make_response, render_template, request
+from flask import Response, make_response, render_template, request, url_for
 from werkzeug.exceptions import NotFound
 from werkzeug.security import safe_join
 
@@ -23,6 +23,8 @@ from project.app import PlainResponse, Service
 View = TypeVar("View", bound=Callable[..., Any])
 
 FOLDER = Path(__file__).parent / "static"
+# A service has one path prefix; more than a few come only from a client that invents them.
+MAX_PREFIXES = 8
 YEAR_SECONDS = 365 * 24 * 3600
 # Below this a packed text is hardly shorter than the headers that come with it.
 WORTH_PACKING = 1024
@@ -70,16 +72,16 @@ def versioned(template: str, mimetype: str = "text/html", **values: Any) -> Resp
 
 
 def constant(view: View) -> View:
-    """Have a view that always answers the same do so once, and send that as `versioned()` does."""
+    """Call a view once for each path prefix, and send its response as `versioned()` does."""
 
-    @cache
-    def answer() -> Asset:
+    @lru_cache(MAX_PREFIXES)
+    def answer(_prefix: str) -> Asset:
         response = make_response(view())
         return Asset.of(response.get_data(), str(response.mimetype))
 
     @wraps(view)
     def sent() -> Response:
-        return _send(answer(), "no-cache")
+        return _send(answer(request.root_path), "no-cache")
 
     return cast(View, sent)
 
@@ -92,8 +94,8 @@ def register(app: Service) -> None:
 
 
 def address(filename: str) -> str:
-    """Return where a file is, by its content: another content is another address."""
-    return f"/static/{filename}?v={_asset(filename).version}"
+    """Return the URL of a file; it changes with the file's content."""
+    return url_for("static", filename=filename, v=_asset(filename).version)
 
 
 def send_asset(filename: str) -> Response:

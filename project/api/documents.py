@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
 from apiflask import APIFlask
+from flask import Response, jsonify, make_response, request
 from pydantic import BaseModel, Field
 from werkzeug.routing import Rule
 
@@ -200,7 +201,14 @@ def _annotations(view: Any) -> Schema:
 def register(app: APIFlask) -> None:
     """Have the app's document completed here, and made once."""
     app.config.update(SETTINGS)
-    app.view_functions[ENDPOINT] = constant(app.view_functions[ENDPOINT])
+    document = app.view_functions[ENDPOINT]
+
+    def with_servers() -> Response:
+        """Return the document; behind a path prefix it names that as the server."""
+        servers = {"servers": [{"url": request.root_path}]} if request.root_path else {}
+        return jsonify(make_response(document()).get_json() | servers)
+
+    app.view_functions[ENDPOINT] = constant(with_servers)
 
     @app.spec_processor
     def _complete(document: Any) -> Schema:

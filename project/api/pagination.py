@@ -82,6 +82,8 @@ class Page:
         if listing.last is not None:
             cursor = self._cursors.encode(self._listing, str(place(listing.last)))
             following = urlencode(self._filters | {"limit": self.limit, "cursor": cursor})
-            headers["Link"] = f'<{request.path}?{following}>; rel="next"'  # RFC 8288
+            headers["Link"] = (
+                f'<{request.root_path}{request.path}?{following}>; rel="next"'  # RFC 8288
+            )
         data = {name: orjson.Fragment(listing.rows), "next_cursor": cursor}
         return success(data, headers=headers)

@@ -82,8 +82,11 @@ class Answer:
         return to_json(envelope)
 
     def response(self) -> Response:
-        """Return the answer as Flask sends it."""
-        return PlainResponse(self.body(), self.status, self.headers, content_type=JSON)
+        """Return the response; its Location begins with the path prefix of this request."""
+        headers = dict(self.headers)
+        if "Location" in headers:
+            headers["Location"] = request.root_path + headers["Location"]
+        return PlainResponse(self.body(), self.status, headers, content_type=JSON)
 
 
 def success(
