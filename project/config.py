@@ -204,13 +204,22 @@ def _limit(text: str) -> str:
 
 
 # Nothing more: what could be a pattern Flask-CORS takes for one, and it lets in too much.
-ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
+ORIGIN = re.compile(r"([a-z][a-z0-9.-]*)://[a-z0-9.-]+(:[0-9]{1,5})?")
+DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 def _origins(text: str) -> list[str]:
-    origins = [origin.strip().rstrip("/") for origin in text.split(",")]
-    if origins != ["*"] and not all(ORIGIN.fullmatch(origin) for origin in origins):
-        raise ValueError("should be *, or origins like https://learn.example.org, with commas")
+    """Return the origins as browsers send them: in lower case, without a default port."""
+    if text.strip() == "*":
+        return ["*"]
+    origins = []
+    for listed in text.split(","):
+        origin = ORIGIN.fullmatch(listed.strip().rstrip("/").lower())
+        if origin is None:
+            raise ValueError(
+                "should be *, or origins like https://learn.example.org, separated by commas"
+            )
+        origins.append(origin[0].removesuffix(DEFAULT_PORTS.get(origin[1], "")))
     return origins
 
 

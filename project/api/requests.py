@@ -97,8 +97,11 @@ def takes_up_to(bytes_: int) -> Callable[[View], View]:
 
 
 def refuse_unread_parameters(request: Request) -> None:
-    """Raise InvalidQuery where a parameter is no text, stands twice, or is read by nobody."""
-    if not request.query_string or not request.endpoint:
+    """Raise InvalidQuery if a query parameter is unknown, repeated, or not UTF-8.
+
+    A preflight has the query of the request that follows, which another view may answer.
+    """
+    if not request.query_string or not request.endpoint or request.method == "OPTIONS":
         return
     view = current_app.view_functions[request.endpoint]
     if not request.blueprint or request.blueprint == "openapi" or hasattr(view, "is_page"):

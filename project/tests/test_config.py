@@ -288,6 +288,9 @@ class TestSettings(TestCase):
                 ("CORS_ORIGINS", "learn.example.org"),
                 ("CORS_ORIGINS", "https://learn.example.org,"),
                 ("CORS_ORIGINS", "https://learn.example.org,*"),
+                ("CORS_ORIGINS", "null"),
+                ("CORS_ORIGINS", "capacitor:localhost"),
+                ("CORS_ORIGINS", "capacitor://"),
                 ("SECRET_KEY", PASSWORD),
                 ("SECRET_KEY", "x" * 31),
             ]:
@@ -322,6 +325,25 @@ class TestSettings(TestCase):
         self.assertEqual(settings.cors_origins, ["https://a.example", "http://b.example:3000"])
         self.assertEqual((settings.port, settings.workers, settings.threads), (5002, 2, 4))
         self.assertEqual(app_with(CORS_ORIGINS="*").extensions["settings"].cors_origins, ["*"])
+
+    def test_cors_origins_are_as_browsers_send_them(self):
+        for listed, sent in [
+            ("https://a.example:443", "https://a.example"),
+            ("http://a.example:80/", "http://a.example"),
+            ("https://a.example:80", "https://a.example:80"),
+            ("http://a.example:443", "http://a.example:443"),
+            ("https://a.example:8443", "https://a.example:8443"),
+            ("https://a.example:4430", "https://a.example:4430"),
+            ("HTTPS://A.Example:443", "https://a.example"),
+            ("capacitor://localhost", "capacitor://localhost"),
+            ("ionic://localhost", "ionic://localhost"),
+            ("capacitor://localhost:443", "capacitor://localhost:443"),
+            ("chrome-extension://abcdef", "chrome-extension://abcdef"),
+        ]:
+            with self.subTest(listed):
+                settings = app_with(CORS_ORIGINS=listed).extensions["settings"]
+
+                self.assertEqual(settings.cors_origins, [sent])
 
     def test_name_a_configuration(self):
         for wrong in (

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import time
 from unittest import mock
 
@@ -780,7 +781,7 @@ class TestCors(RequestsTestCase):
     @classmethod
     def setUpClass(cls):
         known = {
-            "CORS_ORIGINS": f"{ALLOWED}, http://localhost:3000",
+            "CORS_ORIGINS": f"{ALLOWED}:443, http://localhost:3000, capacitor://localhost",
             "USERS_SERVICE_URL": users_service().url,
         }
         cls.strict_app = create_app(type("Strict", (TestingConfig,), known))
@@ -790,7 +791,7 @@ class TestCors(RequestsTestCase):
         self.client = self.strict_app.test_client()
 
     def test_lets_an_allowed_origin_read_every_answer(self):
-        for origin in (ALLOWED, "http://localhost:3000"):
+        for origin in (ALLOWED, "http://localhost:3000", "capacitor://localhost"):
             for method, path, headers, status in ANSWERS:
                 with self.subTest(origin, method=method, path=path):
                     sent = {**(headers or {}), "Origin": origin}
@@ -863,6 +864,46 @@ class TestCors(RequestsTestCase):
                 fields = yes.headers["Access-Control-Allow-Headers"].lower()
                 self.assertLessEqual(set(wanted.split(", ")), set(fields.split(", ")))
                 self.assertNotIn("Access-Control-Allow-Origin", no.headers)
+
+    def test_preflight_allows_the_headers_that_it_asks_for(self):
+        """Whatever they are: a browser sends only those that the page sets."""
+        for wanted in (
+            "x-requested-with",
+            "authorization,baggage,sentry-trace,x-csrf-token",
+            "Cache-Control, Pragma",
+            "tracestate",
+            ", ".join(f"x-header-{number}" for number in range(100)),
+        ):
+            with self.subTest(wanted[:40]):
+                answer = self.send(
+                    "OPTIONS",
+                    "/scores",
+                    headers={
+                        "Origin": ALLOWED,
+                        "Access-Control-Request-Method": "PATCH",
+                        "Access-Control-Request-Headers": wanted,
+                    },
+                )
+
+                allowed = answer.headers["Access-Control-Allow-Headers"].split(",")
+                self.assertEqual(
+                    {name.strip() for name in allowed}, {name.strip() for name in wanted.split(",")}
+                )
+
+    def test_preflight_succeeds_on_every_route_with_any_query(self):
+        """The query belongs to the request that follows, which may be answered by another view."""
+        for rule in self.strict_app.url_map.iter_rules():
+            path = re.sub("<[^>]+>", "1", rule.rule)
+            for method in rule.methods - {"OPTIONS"}:
+                with self.subTest(method=method, path=path):
+                    answer = self.send(
+                        "OPTIONS",
+                        f"{path}?limit=1&prefix=a&cursor=x&window=day&label=b",
+                        headers={"Origin": ALLOWED, "Access-Control-Request-Method": method},
+                    )
+
+                    self.assertEqual(answer.status_code, 200)
+                    self.assertEqual(answer.headers["Access-Control-Allow-Origin"], ALLOWED)
 
     def test_never_allows_credentials_to_all(self):
         known = {"CORS_ORIGINS": "*", "USERS_SERVICE_URL": users_service().url}
