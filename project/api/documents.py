@@ -51,7 +51,8 @@ SETTINGS = {
         "bearer": {
             "type": "http",
             "scheme": "bearer",
-            "description": "A token of users-service, or one of `python manage.py issue_token`.",
+            "description": "A token of users-service, or one of `python manage.py issue_token`. "
+            "401 `token_expired` asks for a new one.",
         }
     },
     "TAGS": [
