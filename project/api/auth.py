@@ -9,9 +9,9 @@ from flask import current_app, request
 from project import tokens
 from project.api.errors import Forbidden, InvalidToken, TokenExpired, TokenRequired
 from project.app import NamedRequest, Service
-from project.places import Places
+from project.places import NoPlace, Places
 from project.tokens import Tokens
-from project.users import User, UsersService
+from project.users import User, UsersService, UsersUnavailable
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -29,9 +29,9 @@ class Callers:
     def of(self, authorization: str) -> User:
         """Return the user of an Authorization header.
 
-        Raise TokenRequired if it is empty, TokenExpired or InvalidToken if it names no user,
-        UsersUnavailable if only users-service could tell and does not, and NoPlace if too many
-        requests wait for users-service.
+        Raise TokenRequired if it is empty, TokenExpired or InvalidToken if it names no user, and
+        UsersUnavailable if only users-service could tell and does not, or too many requests wait
+        for it.
         """
         if not authorization:
             raise TokenRequired
@@ -57,8 +57,12 @@ class Callers:
                 raise InvalidToken from None
         if self._users_service is None:
             raise InvalidToken
-        with self._lookups.taken(), cast(Service, current_app).asking() as headers:
-            user = self._users_service.who_is(token, headers)
+        try:
+            with self._lookups.taken(), cast(Service, current_app).asking() as headers:
+                user = self._users_service.who_is(token, headers)
+        except NoPlace as error:
+            current_app.logger.warning("Too many requests wait for users-service.")
+            raise UsersUnavailable("too many requests wait") from error
         if user is None:
             raise InvalidToken
         return user

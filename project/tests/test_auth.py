@@ -6,6 +6,7 @@ import hmac
 import inspect
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jwt
 
@@ -14,6 +15,7 @@ from project.api import auth
 from project.config import TestingConfig
 from project.tests import users_service as fakes
 from project.tests.base import ADMIN, LEARNER, BaseTestCase, users_service
+from project.tests.processes import wait_until
 from project.tests.users_service import FakeUsersService
 from project.users import User
 
@@ -203,8 +205,38 @@ class TestUsersService(AuthTestCase):
                 self.assertIn("Users-service", body["message"])
                 self.assertGreaterEqual(int(answer.headers["Retry-After"]), 1)
 
+    def test_lookup_ends_after_the_seconds_of_the_setting(self):
+        self.fake.behaviour = fakes.hang
+        app = app_with(USERS_SERVICE_URL=self.fake.url, USERS_SERVICE_TIMEOUT_SECONDS="0.2")
+        began = time.monotonic()
+
+        answer = self.ask("Bearer learner", app.test_client())
+
+        self.assert_fails(answer, 503, "unavailable")
+        self.assertLess(time.monotonic() - began, 1.5)
+
+    def test_lookup_is_rejected_if_too_many_requests_wait(self):
+        """With four threads a process has two slots, and one of them for lookups."""
+        self.fake.behaviour = fakes.hang
+        self.client = app_with(USERS_SERVICE_URL=self.fake.url, THREADS="4").test_client()
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(self.ask, "Bearer learner")
+            wait_until(lambda: self.fake.questions == 1)
+            began = time.monotonic()
+
+            with self.assertLogs(self.client.application.logger, "WARNING"):
+                second = self.ask("Bearer other")
+
+            self.assertLess(time.monotonic() - began, 1.5)
+            self.assertIn("Users-service", self.assert_fails(second, 503, "unavailable")["message"])
+            self.assertGreaterEqual(int(second.headers["Retry-After"]), 1)
+            self.assert_welcome(self.ask(f"Bearer {signed(claims())}"))
+            self.assertFalse(first.done())
+            self.assert_fails(first.result(), 503, "unavailable")
+
     def test_new_tokens_at_once_are_all_looked_up_if_users_service_answers(self):
         """More than there are slots for lookups: the others wait for their turn."""
+        self.client = app_with(USERS_SERVICE_URL=self.fake.url, THREADS="4").test_client()
         tokens = [f"new-{number}" for number in range(32)]
         self.fake.tokens |= {token: fakes.person(7, token) for token in tokens}
 
