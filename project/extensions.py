@@ -34,7 +34,8 @@ class OutcomeUnknown(Exception):
     """PostgreSQL was lost during a write: nobody knows whether it was committed."""
 
 
-# What says nothing of the statement, but that PostgreSQL is away, or was lost.
+# Errors for which the statement is not to blame: a lost connection, and, since psycopg2 derives
+# them from OperationalError, timeouts and exhausted resources. `refusals.cause_of()` names which.
 AWAY = (
     OutcomeUnknown,
     psycopg2.OperationalError,

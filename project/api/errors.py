@@ -23,6 +23,7 @@ from project.combiner import Overdue, StillUnderway
 from project.extensions import OutcomeUnknown
 from project.metrics import POOL_TIMEOUTS
 from project.places import NoPlace
+from project.refusals import cause_of
 from project.users import UsersUnavailable
 
 ITEM = re.compile(r"\w+\.(\d+)\.(\w+)")
@@ -202,7 +203,7 @@ class Internal(ApiError):
 
 
 class Unavailable(ApiError):
-    """The database or users-service is away; nothing was changed."""
+    """The database or users-service is unavailable; `message` names the cause."""
 
     status, slug, message = 503, "unavailable", "Service unavailable. Try again later."
 
@@ -212,10 +213,14 @@ class Unavailable(ApiError):
         super().__init__(message=message, headers={"Retry-After": str(retry_after_seconds)})
 
 
-OUTCOME_UNKNOWN = (
-    "The database was lost during the write, so its outcome is unknown. "
-    "Repeat the request with the same Idempotency-Key."
-)
+OUTCOME_UNKNOWN = "so its outcome is unknown. Repeat the request with the same Idempotency-Key."
+
+# What a request waited for in vain, for the log.
+OVERLOADED: dict[type[Exception], str] = {
+    NoPlace: "all threads of this process are busy.",
+    Overdue: "a write waited in the queue for too long.",
+    PoolTimeout: "no connection of the pool became free in time.",
+}
 
 # What Werkzeug raises by itself, as ours.
 BY_STATUS: dict[int, type[ApiError]] = {
@@ -291,37 +296,36 @@ def from_validation(error: HTTPError) -> Response:
 
 
 def from_database(error: DBAPIError | psycopg2.Error) -> Response:
-    """Answer 503 while PostgreSQL is away or slow, and 500 where a statement of ours is wrong."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    sqlstate = getattr(cause, "pgcode", None)
-    # No SQLSTATE: no server. Class 08: connection; 53: out of resources; 57: stopped, or the
-    # statement took too long; 55P03, 40001 and 40P01: could not get its locks. 25006: read only.
-    away = sqlstate is None or sqlstate[:2] in {"08", "53", "57"}
-    if away or sqlstate in {"55P03", "40001", "40P01", "25006"}:
-        current_app.logger.warning("PostgreSQL is away: %s", _root_of(error))
-        return answer(Unavailable())
-    return internal(error)
+    """Answer 503 with the cause if PostgreSQL is unavailable, 500 if the statement is at fault."""
+    cause = cause_of(error)
+    if cause is None:
+        return internal(error)
+    current_app.logger.warning("PostgreSQL %s: %s", cause.name, _root_of(error))
+    return answer(Unavailable(f"{cause.description} Try again later."))
 
 
 def from_lost_commit(error: OutcomeUnknown | StillUnderway) -> Response:
-    """Answer 503 and say that nobody knows whether the write was committed."""
-    current_app.logger.warning("PostgreSQL was lost during a write: %s", _root_of(error))
-    return answer(Unavailable(OUTCOME_UNKNOWN))
+    """Answer 503 and say that the outcome of the write is unknown."""
+    if isinstance(error, StillUnderway):
+        current_app.logger.warning("PostgreSQL commit timeout: the outcome of a write is unknown.")
+        return answer(Unavailable(f"The write did not finish in time, {OUTCOME_UNKNOWN}"))
+    current_app.logger.warning("PostgreSQL connection lost during a write: %s", _root_of(error))
+    return answer(Unavailable(f"The database was lost during the write, {OUTCOME_UNKNOWN}"))
 
 
 def _root_of(error: BaseException) -> str:
-    """Return what it all began with, in one line."""
+    """Return the first line of the exception that caused this one."""
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def from_waiting(error: PoolTimeout | Overdue | NoPlace) -> Response:
-    """Answer 503 where no thread, no connection, or no place in a batch became free in time."""
+    """Answer 503 if no thread, connection or place in a batch became free in time."""
     if isinstance(error, PoolTimeout):
         POOL_TIMEOUTS.inc()
-    current_app.logger.warning("There are more requests than can be served: %s", _root_of(error))
-    return answer(Unavailable())
+    current_app.logger.warning("Overloaded, %s", OVERLOADED[type(error)])
+    return answer(Unavailable("The service is overloaded. Try again later."))
 
 
 def from_users(error: UsersUnavailable) -> Response:

@@ -16,6 +16,7 @@ from project.api.responses import Done, success
 from project.extensions import db
 from project.migration import HEAD
 from project.pages import page, versioned
+from project.refusals import CONNECTION_FAILED, cause_of
 from project.statements import Statement
 from project.users import User
 
@@ -99,8 +100,9 @@ def _schema() -> tuple[str | None, list[str]]:
         rows = db.read(SCHEMA, tables=list(db.metadata.tables))
     except UndefinedTable:  # of alembic_version: no migration has run
         return None, []
-    except psycopg2.Error:
-        raise Unavailable("The database does not answer.") from None
+    except psycopg2.Error as error:
+        cause = cause_of(error) or CONNECTION_FAILED
+        raise Unavailable(f"{cause.description} Try again later.") from None
     return (rows[0].version_num, rows[0].missing) if rows else (None, [])
 
 
