@@ -25,7 +25,8 @@ Which learner solved which exercise, and how often anything happened: exactly, a
 
 **Callers** send `Authorization: Bearer <token>`; what has no lock here is open to everybody.
 **Answers** are `{"status": "success", "message"?, "data"?}`. **Errors** are `{"status": "fail" |
-"error", "message", "code", "errors"?}`, where `code` is for programs; with `Accept:
+"error", "message", "code", "errors"?}`, where `code` is for programs and `errors` names each
+field that was refused by its path, such as `exercise_id` or `scores[400].user_id`; with `Accept:
 application/problem+json` they come as RFC 9457. A path that is not here answers 404 `not_found`,
 a method 405 `method_not_allowed`. **Times** are RFC 3339 in UTC, **ids** 64-bit integers.
 
@@ -116,7 +117,10 @@ class Failure(BaseModel):
     status: Literal["fail", "error"]
     message: str
     code: str
-    errors: dict[str, list[str]] | None = Field(None, description="By field, why it was refused.")
+    errors: dict[str, list[str]] | None = Field(
+        None,
+        description="Why each field was refused, by its path: `scores[400].user_id`.",
+    )
     request_id: str | None = Field(None, description="With a 500: what to look for in the log.")
 
 

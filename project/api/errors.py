@@ -5,7 +5,6 @@ seen. Everything else that can go wrong is turned into one of them here, so a ca
 envelope: the service's own, or RFC 9457's where it asks for `application/problem+json`.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
@@ -14,6 +13,7 @@ import psycopg2
 from apiflask import APIFlask
 from apiflask.exceptions import HTTPError
 from flask import Response, current_app, request
+from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
@@ -26,7 +26,6 @@ from project.places import NoPlace
 from project.refusals import cause_of
 from project.users import UsersUnavailable
 
-ITEM = re.compile(r"\w+\.(\d+)\.(\w+)")
 PROBLEM_JSON = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
 
@@ -282,17 +281,29 @@ def from_werkzeug(error: HTTPException) -> Response:
 
 
 def from_validation(error: HTTPError) -> Response:
-    """Answer what APIFlask raises where a body or a query string does not fit its schema."""
-    [(place, reasons)] = error.detail.items()
+    """Answer 400 and name each field of a body or query that does not fit its schema."""
+    kind, whole = (InvalidQuery, "query") if "query" in error.detail else (InvalidPayload, "body")
     fields: dict[str, list[str]] = {}
-    for field, because in reasons.items():
-        # What is wrong with an item of a list is told by its index.
-        item = ITEM.fullmatch(field)
-        name, prefix = (item[1], f"{item[2]}: ") if item else (field.removesuffix(".[key]"), "")
-        fields.setdefault(name, []).extend(
-            prefix + reason.removeprefix("Value error, ") for reason in because
-        )
-    return answer(InvalidQuery(fields) if place == "query" else InvalidPayload(fields))
+    for reason in cast(ValidationError, error.__cause__).errors():
+        field = _path_of(*reason["loc"]) if reason["loc"] else whole
+        fields.setdefault(field, []).append(reason["msg"].removeprefix("Value error, "))
+    return answer(kind(fields))
+
+
+def _path_of(field: str | int, *nested: str | int) -> str:
+    """Return the path of a field as JSONPath writes it: `scores[400].user_id` (RFC 9535)."""
+    if len(nested) > 1 and nested[-1] == "[key]":  # pydantic's mark for the key of a dictionary
+        nested = nested[:-1]
+    return str(field) + "".join(map(_step_to, nested))
+
+
+def _step_to(member: str | int) -> str:
+    if isinstance(member, int):
+        return f"[{member}]"
+    if member.isidentifier():
+        return f".{member}"
+    escaped = member.replace("\\", "\\\\").replace("'", "\\'")
+    return f"['{escaped}']"
 
 
 def from_database(error: DBAPIError | psycopg2.Error) -> Response:

@@ -229,6 +229,35 @@ class TestFields(RequestsTestCase):
                     self.assert_refuses(answer, name)
         self.assert_nothing_was_written()
 
+    def test_errors_name_nested_fields_by_path(self):
+        """As JSONPath writes it; the name of a field of the body itself stays as it is."""
+        for path, body, field in [
+            ("/scores/batch", {"scores": [{"user_id": 1}]}, "scores[0].correct"),
+            ("/scores/batch", {"scores": [7]}, "scores[0]"),
+            ("/scores/batch", {"scores": 7}, "scores"),
+            ("/scores/batch", {"scores": [{"a.b": 1}]}, "scores[0]['a.b']"),
+            ("/counters/increment", {"increments": {"visits": 0}}, "increments.visits"),
+            ("/counters/increment", {"increments": {"0": 0}}, "increments['0']"),
+            ("/counters/increment", {"increments": {"a.b:c": 0}}, "increments['a.b:c']"),
+            ("/counters/increment", {"increments": {"a/b": 1}}, "increments['a/b']"),
+            ("/counters/increment", {"increments": {"a'\\": 1}}, "increments['a\\'\\\\']"),
+            ("/counters/increment", {"increments": {"[key]": 1}}, "increments['[key]']"),
+            ("/counters/increment", {"increments": {"": 1}}, "increments['']"),
+            ("/counters/increment", {"a.b": 1}, "a.b"),
+        ]:
+            with self.subTest(field):
+                answer = self.send("POST", path, json.dumps(body), headers=ADMIN)
+
+                self.assertIn(field, self.assert_fails(answer, 400, "invalid_payload")["errors"])
+
+    def test_error_names_the_item_of_a_long_batch(self):
+        scores = [{"user_id": 1, "exercise_id": 1, "correct": True}] * 500
+        scores[400] = scores[400] | {"user_id": "7"}
+
+        answer = self.send("POST", "/scores/batch", json.dumps({"scores": scores}), headers=ADMIN)
+
+        self.assert_refuses(answer, "scores[400].user_id")
+
     def test_refuses_a_name_that_is_no_text(self):
         """A lone surrogate is JSON, but cannot be written back as UTF-8."""
         for method, path in WRITES:
@@ -236,7 +265,7 @@ class TestFields(RequestsTestCase):
             with self.subTest(method=method, path=path):
                 answer = self.send(method, path, json.dumps({**known, "\ud800": 1}))
 
-                self.assert_fails(answer, 400, "invalid_payload")
+                self.assert_refuses(answer, "body")
         self.assert_nothing_was_written()
 
 

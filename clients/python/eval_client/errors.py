@@ -61,7 +61,10 @@ class ApiError(EvalError):
 
 
 class InvalidPayload(ApiError):
-    """A field of the body is missing, wrong or unknown; `errors` says which and why."""
+    """A field of the body is missing, wrong or unknown.
+
+    `errors` has the reasons by the path of the field: `exercise_id`, `scores[400].user_id`.
+    """
 
     kind = "invalid_payload"
 

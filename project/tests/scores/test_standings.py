@@ -57,13 +57,16 @@ class TestWriteBatch(StandingsTestCase):
         history = self.get(f"/scores/{score['id']}/history", ADMIN)["attempts"]
         self.assertEqual([attempt["correct"] for attempt in history], [False, True, False])
 
-    def test_names_bad_items_by_their_index_and_writes_nothing(self):
+    def test_batch_names_bad_fields_by_path_and_writes_nothing(self):
         answer = self.write((1, 1, True), (0, 1, True), (1, "1", None))
 
         errors = self.assert_fails(answer, 400, "invalid_payload")["errors"]
-        self.assertEqual(sorted(errors), ["1", "2"])
-        self.assertEqual(len(errors["2"]), 2)
-        self.assertIn("user_id: ", errors["1"][0])
+        self.assertEqual(
+            sorted(errors), ["scores[1].user_id", "scores[2].correct", "scores[2].exercise_id"]
+        )
+        self.assertEqual(
+            errors["scores[1].user_id"], ["Input should be greater than or equal to 1"]
+        )
         self.assertEqual(self.get("/scores")["scores"], [])
 
     def test_takes_one_to_a_thousand(self):
