@@ -26,9 +26,10 @@ Which learner solved which exercise, and how often anything happened: exactly, a
 **Callers** send `Authorization: Bearer <token>`; what has no lock here is open to everybody.
 **Answers** are `{"status": "success", "message"?, "data"?}`. **Errors** are `{"status": "fail" |
 "error", "message", "code", "errors"?}`, where `code` is for programs and `errors` names each
-field that was refused by its path, such as `exercise_id` or `scores[400].user_id`; with `Accept:
-application/problem+json` they come as RFC 9457. A path that is not here answers 404 `not_found`,
-a method 405 `method_not_allowed`. **Times** are RFC 3339 in UTC, **ids** 64-bit integers.
+refused field by its path, such as `exercise_id` or `scores[400].user_id`. With `Accept:
+application/problem+json` they come as RFC 9457; a browser that asks for `text/html` gets a page.
+A path that is not here answers 404 `not_found`, a method 405 `method_not_allowed`. **Times** are
+RFC 3339 in UTC, **ids** 64-bit integers.
 
 **To repeat a write** is safe with an `Idempotency-Key`: for 24 hours the same request gets the
 same answer, with `Idempotency-Replayed: true`. **To ask again** costs little with `If-None-Match`.
@@ -231,7 +232,7 @@ def complete(app: APIFlask, document: Schema) -> Schema:
         _describe_headers(operation, spec)
         _describe_body(operation, spec)
         _describe_success(operation, spec)
-        _describe_failures(operation, _failures(spec, view))
+        _describe_failures(operation, _failures(spec))
     document["components"]["headers"] = {"X-Request-ID": REQUEST_ID_HEADER, "ETag": ETAG_HEADER}
     document["components"]["parameters"] = {
         "Idempotency-Key": IDEMPOTENCY_KEY,
@@ -310,17 +311,15 @@ def _describe_success(operation: Schema, spec: Schema) -> None:
             answer["headers"]["ETag"] = {"$ref": "#/components/headers/ETag"}
 
 
-def _failures(spec: Schema, view: Any) -> list[type[ApiError]]:
-    """Return every error that a view can answer with; a page takes any query."""
-    failures = [*spec.get("failures", ()), errors.Internal]
+def _failures(spec: Schema) -> list[type[ApiError]]:
+    """Return every error that a view can answer with."""
+    failures = [*spec.get("failures", ()), errors.InvalidQuery, errors.Internal]
     if spec.get("security"):
         failures += [errors.InvalidToken, errors.TokenExpired, errors.TokenRequired]
     if spec.get("body"):
         failures += [errors.InvalidPayload, errors.PayloadTooLarge, errors.UnsupportedMediaType]
     if spec.get("takes_key"):
         failures += [errors.RequestInProgress, errors.IdempotencyKeyReused]
-    if not hasattr(view, "is_page"):
-        failures.append(errors.InvalidQuery)
     return [*failures, errors.Unavailable]
 
 
@@ -343,6 +342,7 @@ def _describe_failures(operation: Schema, failures: list[type[ApiError]]) -> Non
                         failure.slug: {"value": errors.problem(failure())} for failure in same
                     },
                 },
+                "text/html": {"schema": {"type": "string"}},
             },
         }
 

@@ -2,17 +2,19 @@
 
 An `ApiError` knows its status, its code and its message, and is raised where the trouble is
 seen. Everything else that can go wrong is turned into one of them here, so a caller meets one
-envelope: the service's own, or RFC 9457's where it asks for `application/problem+json`.
+envelope: the service's own, or RFC 9457's where it asks for `application/problem+json`. A browser
+that asks for a page gets an error page.
 """
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, ClassVar, cast
 
 import orjson
 import psycopg2
 from apiflask import APIFlask
 from apiflask.exceptions import HTTPError
-from flask import Response, current_app, request
+from flask import Response, current_app, render_template, request
 from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -22,11 +24,15 @@ from project.app import NamedRequest
 from project.combiner import Overdue, StillUnderway
 from project.extensions import OutcomeUnknown
 from project.metrics import POOL_TIMEOUTS
+from project.pages import POLICY
 from project.places import NoPlace
 from project.refusals import cause_of
 from project.users import UsersUnavailable
 
+JSON, HTML = "application/json", "text/html"
 PROBLEM_JSON = "application/problem+json"
+# The first one that the client accepts as well as any other.
+MEDIA_TYPES = (JSON, PROBLEM_JSON, HTML)
 RETRY_AFTER_SECONDS = 1
 
 Errors = Mapping[str, list[str]]
@@ -228,19 +234,32 @@ BY_STATUS: dict[int, type[ApiError]] = {
 
 
 def answer(error: ApiError) -> Response:
-    """Return the answer that says what went wrong, in the form that the caller asked for."""
-    as_problem = request.accept_mimetypes.best == PROBLEM_JSON
-    body = problem(error) if as_problem else envelope(error)
-    if error.errors:
-        body["errors"] = error.errors
-    if error.status >= 500:
-        body["request_id"] = _request_id()
-    response = current_app.response_class(
-        orjson.dumps(body),
-        error.status,
-        mimetype=PROBLEM_JSON if as_problem else "application/json",
-    )
+    """Return the error response, in the media type that the client prefers."""
+    media_type = request.accept_mimetypes.best_match(MEDIA_TYPES, default=JSON)
+    if media_type == HTML:
+        response = _page(error)
+    else:
+        body = problem(error) if media_type == PROBLEM_JSON else envelope(error)
+        if error.errors:
+            body["errors"] = error.errors
+        if error.status >= 500:
+            body["request_id"] = _request_id()
+        response = current_app.response_class(orjson.dumps(body), error.status, mimetype=media_type)
     response.headers.update(error.headers)
+    response.vary.add("Accept")
+    return response
+
+
+def _page(error: ApiError) -> Response:
+    """Return the error as a page, for a browser."""
+    text = render_template(
+        "error.html",
+        error=error,
+        phrase=HTTPStatus(error.status).phrase,
+        request_id=_request_id() if error.status >= 500 else None,
+    )
+    response = current_app.response_class(text, error.status, mimetype=HTML)
+    response.headers["Content-Security-Policy"] = POLICY
     return response
 
 

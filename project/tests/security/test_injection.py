@@ -401,11 +401,13 @@ class TestMarkup(InjectionTestCase):
             self.assertIn(answer.status_code, (400, 404), character)
 
     def test_is_not_made_by_what_is_refused(self):
-        """An error says what was wrong, as JSON, and never as a page."""
+        """An error page escapes what the request says, and its policy lets no script of it run."""
         for path in ("/<script>alert(1)</script>", "/scores?<script>=1", "/scores/<b>"):
             answer = self.client.get(path, headers={"Accept": "text/html"})
 
-            self.assertEqual(answer.mimetype, "application/json")
+            self.assertEqual(answer.mimetype, "text/html")
+            self.assertNotRegex(answer.text, "<script|<b>")
+            self.assertNotIn("unsafe", answer.headers["Content-Security-Policy"])
 
 
 NO_PAGE = {"responses": {"200": {}}}
