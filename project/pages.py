@@ -53,7 +53,7 @@ class Asset(NamedTuple):
 
 
 def page(view: View) -> View:
-    """Mark a view as a page for people: it takes any query string, and is sent with POLICY."""
+    """Send the response of a view with POLICY."""
 
     @wraps(view)
     def shown(*args: Any, **kwargs: Any) -> Response:
@@ -61,7 +61,6 @@ def page(view: View) -> View:
         response.headers["Content-Security-Policy"] = POLICY
         return response
 
-    shown.is_page = True  # type: ignore[attr-defined]
     return cast(View, shown)
 
 

@@ -99,14 +99,12 @@ def takes_up_to(bytes_: int) -> Callable[[View], View]:
 def refuse_unread_parameters(request: Request) -> None:
     """Raise InvalidQuery if a query parameter is unknown, repeated, or not UTF-8.
 
-    A preflight has the query of the request that follows, which another view may answer.
+    A preflight has the query of the request that follows, which another view may answer. Files are
+    exempt: their addresses carry a version.
     """
-    if not request.query_string or not request.endpoint or request.method == "OPTIONS":
+    if not request.query_string or not request.blueprint or request.method == "OPTIONS":
         return
-    view = current_app.view_functions[request.endpoint]
-    if not request.blueprint or request.blueprint == "openapi" or hasattr(view, "is_page"):
-        return
-    known = _parameters_of(view)
+    known = _parameters_of(current_app.view_functions[cast(str, request.endpoint)])
     try:
         request.query_string.decode()
     except UnicodeDecodeError:

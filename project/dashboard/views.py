@@ -6,15 +6,16 @@ says the same: so nobody holds a thread, and all that moves is written here and 
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import orjson
 from apiflask import APIBlueprint
-from flask import Response, request
+from flask import Response
+from pydantic import Field
 
 from project.api.counter import queries as counters
-from project.api.counter.schemas import NAME
 from project.api.documents import has_version, shows_page
+from project.api.fields import Omittable, Strict
 from project.api.scores import activity, standings
 from project.api.scores.activity import SHAPES, Window
 from project.dashboard.sparkline import line
@@ -31,6 +32,18 @@ LAST: dict[Window, str] = {
 }
 
 
+class DashboardQuery(Strict):
+    """What the dashboard shows. Its form and its links send parameters that are empty."""
+
+    window: Window = Field("day", description="The last 24 hours, 7 days or 30 days.")
+    prefix: Annotated[str, Field(pattern="^[A-Za-z0-9_.:-]{0,128}$")] = Field(
+        "", description="Only counters whose names begin with this."
+    )
+    brief: Omittable[Literal[""]] = Field(
+        description="Empty, to leave out the activity, the leaderboard and the failures."
+    )
+
+
 class ShownCounter(NamedTuple):
     """A counter, and by how much it grew in each interval of the window."""
 
@@ -41,17 +54,17 @@ class ShownCounter(NamedTuple):
 
 @dashboard_blueprint.get("/dashboard")
 @page
+@dashboard_blueprint.input(DashboardQuery, location="query")
 @shows_page
 @has_version
-def show_dashboard() -> Response:
+def show_dashboard(query_data: DashboardQuery) -> Response:
     """Show how the service is used: today, over time, by whom, and where they fail.
 
-    `window` is day, week or month; `prefix` chooses the counters. The page is readable without
-    JavaScript. With it the page stays current: it asks for itself with the ETag that it has, and
-    with `brief` in between for what costs little, however long the window.
+    The page is readable without JavaScript. With it the page stays current: it asks for itself
+    with the ETag that it has, and with `brief` in between for what costs little, however long the
+    window.
     """
-    window: Window = next((name for name in SHAPES if name == request.args.get("window")), "day")
-    prefix = request.args.get("prefix", "")
+    window, prefix = query_data.window, query_data.prefix
     now = datetime.now(UTC)
     shown, more = _counters(prefix, window, now)
     return versioned(
@@ -64,7 +77,7 @@ def show_dashboard() -> Response:
         today=activity.select_today(now),
         counters=shown,
         more=more,
-        **({} if "brief" in request.args else _within(window, now)),
+        **({} if query_data.brief is not None else _within(window, now)),
     )
 
 
@@ -90,8 +103,6 @@ def _leaders(window: Window, now: datetime) -> list[dict[str, Any]]:
 
 def _counters(prefix: str, window: Window, now: datetime) -> tuple[list[ShownCounter], bool]:
     """Return the first counters whose names begin with a prefix, and whether there are more."""
-    if prefix and not NAME.fullmatch(prefix):
-        return [], False
     listing = counters.select_page(after="", limit=MOST_COUNTERS, known=(), prefix=prefix or None)
     rows = _rows(listing.rows)
     first, _ = activity.intervals(window, now)

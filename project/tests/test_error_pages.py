@@ -144,3 +144,44 @@ class TestNegotiation(ErrorPagesTestCase):
 
     def test_success_is_not_negotiated(self):
         self.assertEqual(self.ask("GET", "/health").mimetype, "application/json")
+
+
+class TestQueryOfPages(ErrorPagesTestCase):
+    def test_page_rejects_parameters_that_it_does_not_know(self):
+        for path, parameter in (
+            ("/dashboard?window=year", "window"),
+            ("/dashboard?window=", "window"),
+            ("/dashboard?window=Day", "window"),
+            ("/dashboard?window=day&window=week", "window"),
+            ("/dashboard?windows=week", "windows"),
+            ("/dashboard?prefix=n%20o", "prefix"),
+            ("/dashboard?prefix=%25", "prefix"),
+            (f"/dashboard?prefix={'x' * 129}", "prefix"),
+            ("/dashboard?brief=yes", "brief"),
+            ("/?utm_source=letter", "utm_source"),
+            ("/docs?x=1", "x"),
+            ("/counters/visits/badge.svg?colour=red", "colour"),
+            ("/counters/visits/badge.svg?color=reddish", "color"),
+            ("/openapi.json?x=1", "x"),
+        ):
+            with self.subTest(path):
+                answer = self.ask("GET", path)
+
+                page = self.assert_page(answer, 400, "invalid_query")
+                self.assertIn(f"<dt><code>{parameter}</code></dt>", page)
+
+    def test_page_names_the_values_that_it_takes(self):
+        page = self.ask("GET", "/dashboard?window=year").text
+
+        self.assertIn("&#39;day&#39;, &#39;week&#39; or &#39;month&#39;", page)
+
+    def test_rejected_visit_is_not_counted(self):
+        self.ask("GET", "/?x=1")
+
+        self.assertEqual(self.client.get("/counters/public:home").status_code, 404)
+
+    def test_dashboard_takes_its_own_defaults(self):
+        """Its links and its form send parameters that are empty."""
+        for query in ("", "?window=day&prefix=", "?window=month&prefix=a.b:c-d_E", "?brief="):
+            with self.subTest(query):
+                self.assertEqual(self.client.get(f"/dashboard{query}").status_code, 200)

@@ -67,11 +67,6 @@ class TestPages(BaseTestCase):
                         self.assertEqual(answer.status_code, 200)
                         self.assertIn("immutable", answer.headers["Cache-Control"])
 
-    def test_take_any_query_string(self):
-        for path in PAGES:
-            with self.subTest(path):
-                self.assertEqual(self.client.get(f"{path}?utm_source=a&b").status_code, 200)
-
     def test_lead_to_each_other(self):
         for path in PAGES:
             with self.subTest(path):
