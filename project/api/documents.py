@@ -14,7 +14,7 @@ from werkzeug.routing import Rule
 
 from project.api import errors, examples
 from project.api.errors import ApiError
-from project.api.fields import LARGEST_BIGINT, NAME_PATTERN
+from project.api.fields import LARGEST_BIGINT, MAX_NAME_LENGTH, NAME_PATTERN
 from project.pages import constant
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -69,7 +69,7 @@ ID_SCHEMA = {"type": "integer", "minimum": 1, "maximum": LARGEST_BIGINT}
 PATH_SCHEMAS = {
     "score_id": ID_SCHEMA,
     "exercise_id": ID_SCHEMA,
-    "name": {"type": "string", "pattern": NAME_PATTERN},
+    "name": {"type": "string", "pattern": NAME_PATTERN, "maxLength": MAX_NAME_LENGTH},
 }
 PATHS = {
     "score_id": "The id of a score.",

@@ -7,10 +7,12 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 LARGEST_BIGINT = 2**63 - 1
-NAME_PATTERN = "^[A-Za-z0-9_.:-]{1,128}$"
+# The name of a counter: not only dots, which clients and proxies resolve in a path.
+NAME_PATTERN = r"^\.*[A-Za-z0-9_:-][A-Za-z0-9_.:-]*$"
+MAX_NAME_LENGTH = 128
 
 Id = Annotated[int, Field(ge=1, le=LARGEST_BIGINT)]
-Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=MAX_NAME_LENGTH)]
 
 
 class Strict(BaseModel):

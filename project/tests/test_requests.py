@@ -413,11 +413,38 @@ class TestPath(RequestsTestCase):
         self.assert_nothing_was_written()
 
     def test_takes_every_character_that_a_name_may_have(self):
-        for name in ("a", "A-z_0.9:x", "...", "a" * 128):
+        for name in ("a", "A-z_0.9:x", "..a", "a..", ".:.", "a" * 128):
             with self.subTest(name):
                 answer = self.send("POST", f"/counters/{name}/increment")
 
                 self.assertEqual(answer.get_json()["data"], {"name": name, "value": 1})
+
+    def test_counter_name_has_not_only_dots(self):
+        """Clients and proxies resolve `.` and `..` in a path; longer ones look too much like it."""
+        for name in (".", "..", "...", "." * 128):
+            with self.subTest(name):
+                one = self.send("POST", f"/counters/{name}/increment")
+                many = self.send(
+                    "POST", "/counters/increment", json.dumps({"increments": {name: 1}})
+                )
+                put = self.send(
+                    "PUT", f"/counters/{name}", b'{"value": 1}',
+                    headers=ADMIN | {"If-None-Match": "*"},
+                )  # fmt: skip
+
+                self.assert_refuses(one, "name")
+                self.assert_refuses(many, f"increments['{name}']")
+                self.assert_refuses(put, "name")
+        self.assert_nothing_was_written()
+
+    def test_counter_of_dots_can_still_be_read_and_deleted(self):
+        """It may have been made before its name was refused."""
+        add_counter("...")
+
+        self.assertEqual(self.send("GET", "/counters/...").status_code, 200)
+        self.assertEqual(self.send("GET", "/counters?prefix=..").status_code, 200)
+        self.assertEqual(self.send("DELETE", "/counters/...", headers=ADMIN).status_code, 200)
+        self.assert_nothing_was_written()
 
     def test_is_answered_in_json_where_it_is_unknown(self):
         for path in (

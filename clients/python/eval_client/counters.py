@@ -15,8 +15,9 @@ ANY_VERSION = "*"
 class Counters:
     """How often anything happened.
 
-    Names that begin with `public:` may be incremented without a token. `key` is the
-    Idempotency-Key, for who repeats a write from elsewhere; each has its own if not.
+    Without a token, `public:home` and every existing counter whose name begins with `public:`
+    may be incremented by 1; only administrators subtract from these. `key` is the
+    Idempotency-Key, to repeat a write from elsewhere; without it each call has its own.
     """
 
     def __init__(self, transport: Transport) -> None:

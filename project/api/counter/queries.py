@@ -5,7 +5,7 @@ before its hours: so writers of one counter stand in one line.
 """
 
 from collections import Counter as Multiset
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -88,6 +88,17 @@ ONE = """
 """
 SELECT = Statement(ONE, name="text")
 LOCK = Statement(f"{ONE} FOR UPDATE", name="text")
+# In the order in which ADD locks them.
+LOCK_MANY = Statement(
+    """
+    SELECT name
+      FROM counters
+     WHERE name = ANY(CAST(:names AS text[]))
+     ORDER BY name
+       FOR UPDATE
+""",
+    names="text[]",
+)
 
 SET = Statement(
     """
@@ -248,6 +259,11 @@ def lock(connection: Connection, name: str) -> CounterRow | None:
     """Return a counter, which stays as it is until the transaction ends, or None."""
     rows = LOCK.run(connection, name=name)
     return rows[0] if rows else None
+
+
+def lock_existing(connection: Connection, names: Collection[str]) -> set[str]:
+    """Return which of the counters exist; they can be neither changed nor deleted by others."""
+    return {row.name for row in LOCK_MANY.run(connection, names=sorted(names))}
 
 
 def replace(connection: Connection, counter: CounterRow, value: int) -> CounterRow:

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from project.api.counter.badge import COLORS
 from project.api.fields import (
     LARGEST_BIGINT,
+    MAX_NAME_LENGTH,
     NAME_PATTERN,
     Name,
     Omittable,
@@ -20,11 +21,13 @@ from project.api.fields import (
 COLOR_PATTERN = f"^({'|'.join(COLORS)}|#?([0-9a-fA-F]{{3}}){{1,2}})$"
 # XML 1.0, section 2.2, has no other characters, not even escaped; and a picture has one line.
 LABEL_PATTERN = r"^[^\x00-\x1f\x7f-\x9f\ufffe\uffff]+$"
-NAME = re.compile(NAME_PATTERN.strip("^$"))
+PREFIX_PATTERN = "^[A-Za-z0-9_.:-]{1,128}$"
 PUBLIC_PREFIX = "public:"
+HOME = "public:home"
 LARGEST_STEP = 10**12
 MOST_NAMES = 1000
 
+Prefix = Annotated[str, Field(pattern=PREFIX_PATTERN)]
 Value = Annotated[int, Field(ge=-LARGEST_BIGINT - 1, le=LARGEST_BIGINT)]
 
 
@@ -41,8 +44,18 @@ Step = Annotated[
 ]
 
 
+def is_name(name: str) -> bool:
+    """Return whether a new counter may have this name."""
+    return len(name) <= MAX_NAME_LENGTH and re.fullmatch(NAME_PATTERN, name) is not None
+
+
+def may_exist(name: str) -> bool:
+    """Return whether a counter may have this name; earlier versions took names of only dots."""
+    return re.fullmatch(PREFIX_PATTERN, name) is not None
+
+
 def is_public(name: str, **_path: Any) -> bool:
-    """Return whether anyone may increment the counter of that name."""
+    """Return whether callers without a token may increment the counter of that name."""
     return name.startswith(PUBLIC_PREFIX)
 
 
@@ -71,7 +84,7 @@ class NewValue(Strict):
 class CounterFilter(PageQuery):
     """Which counters a list shows."""
 
-    prefix: Omittable[Name] = Field(description="Only counters whose names begin with this.")
+    prefix: Omittable[Prefix] = Field(description="Only counters whose names begin with this.")
 
 
 class HistoryQuery(Strict):

@@ -1,5 +1,6 @@
 """The endpoints of counters: take apart, call, answer."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from apiflask import APIBlueprint
@@ -10,7 +11,7 @@ from project.api.auth import authenticate, authenticate_unless, only_admin
 from project.api.counter import badge, queries, writes
 from project.api.counter.queries import CounterRow
 from project.api.counter.schemas import (
-    NAME,
+    HOME,
     Audit,
     BadgeQuery,
     CounterFilter,
@@ -23,11 +24,13 @@ from project.api.counter.schemas import (
     NewValue,
     OneCounter,
     OneValue,
+    is_name,
     is_public,
+    may_exist,
 )
 from project.api.counter.writes import Addition, Setting
 from project.api.documents import has_version, may_answer, shows_page, shows_picture, takes_key
-from project.api.fields import EARLIEST, NAME_PATTERN
+from project.api.fields import EARLIEST
 from project.api.idempotency.keys import alone, submit
 from project.api.pagination import Page
 from project.api.responses import Done, integer, known_etags, success, unchanged
@@ -36,7 +39,6 @@ from project.users import User
 
 counter_blueprint = APIBlueprint("counter", __name__)
 
-HOME = "public:home"
 MOST_POINTS = 1000
 INTERVAL = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
 # How far a history goes back where nobody says.
@@ -72,15 +74,20 @@ def _only_looks_ahead() -> bool:
 @counter_blueprint.input(Increment)
 @counter_blueprint.output(OneValue)
 @takes_key
-@may_answer(errors.CounterOverflow, errors.RateLimited)
+@may_answer(errors.CounterOverflow, errors.CounterNotFound, errors.Forbidden, errors.RateLimited)
 def increment_counter(caller: User | None, name: str, json_data: Increment) -> Response:
     """Add to a counter.
 
-    It exists from its first increment. Names that begin with `public:` need no token.
+    A counter exists from its first increment. If its name begins with `public:`, a caller without a
+    token may add 1 to it once it exists, and only administrators may subtract from it;
+    `public:home` always exists.
     """
     _check_name(name)
     fields = {} if caller else _count_address()
-    response = submit(Addition({name: json_data.by}), caller, writes.increment)
+    _check_public(caller, {name: json_data.by})
+    must_exist = caller is None and name != HOME
+    addition = Addition({name: json_data.by}, must_exist=must_exist)
+    response = submit(addition, caller, writes.increment)
     response.headers.update(fields)
     return response
 
@@ -90,12 +97,14 @@ def increment_counter(caller: User | None, name: str, json_data: Increment) -> R
 @counter_blueprint.input(Increments)
 @counter_blueprint.output(ManyValues)
 @takes_key
-@may_answer(errors.CounterOverflow)
+@may_answer(errors.CounterOverflow, errors.Forbidden)
 def increment_counters(caller: User, json_data: Increments) -> Response:
     """Add to several counters, all of them or none.
 
-    Up to 1000 names, each of them once; a counter exists from its first increment.
+    Up to 1000 names, each of them once. A counter exists from its first increment. Only
+    administrators may subtract from counters whose names begin with `public:`.
     """
+    _check_public(caller, json_data.increments)
     return submit(Addition(json_data.increments, several=True), caller, writes.increment)
 
 
@@ -168,7 +177,7 @@ def delete_counter(caller: User, name: str) -> Response:
     Administrators only. Its next increment makes a new one.
     """
     only_admin(caller)
-    if not (NAME.fullmatch(name) and queries.delete_counter(name)):
+    if not (may_exist(name) and queries.delete_counter(name)):
         raise errors.CounterNotFound
     return success(message="Counter was deleted!")
 
@@ -203,7 +212,7 @@ def audit_counter(name: str) -> Response:
 
     Both are of the same moment.
     """
-    found = queries.audit(name) if NAME.fullmatch(name) else None
+    found = queries.audit(name) if may_exist(name) else None
     if found is None:
         raise errors.CounterNotFound
     value, ledger_sum = found
@@ -232,7 +241,7 @@ def get_badge(name: str, query_data: BadgeQuery) -> Response:
 
 
 def _existing(name: str) -> CounterRow:
-    counter = queries.select_counter(name) if NAME.fullmatch(name) else None
+    counter = queries.select_counter(name) if may_exist(name) else None
     if counter is None:
         raise errors.CounterNotFound
     return counter
@@ -244,8 +253,18 @@ def _start_of(interval: str, moment: datetime) -> datetime:
 
 
 def _check_name(name: str) -> None:
-    if not NAME.fullmatch(name):
-        raise errors.InvalidPayload({"name": [f"A name should match {NAME_PATTERN}"]})
+    if not is_name(name):
+        reason = "A name has 1 to 128 letters, digits, or _ . : -, and not only dots."
+        raise errors.InvalidPayload({"name": [reason]})
+
+
+def _check_public(caller: User | None, amounts: Mapping[str, int]) -> None:
+    """Raise if the caller may not change public counters by these amounts."""
+    if caller is None:
+        if set(amounts.values()) != {1}:
+            raise errors.TokenRequired
+    elif any(is_public(name) and amount < 0 for name, amount in amounts.items()):
+        only_admin(caller)
 
 
 def _count_address() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What a write of counters does once it has its turn: commands in, answers out."""
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any, NamedTuple
 
 from flask import current_app, request
@@ -18,10 +19,14 @@ from project.statements import Connection
 
 
 class Addition(NamedTuple):
-    """What one caller adds, and whether it asked for several counters."""
+    """The amounts that one caller adds to counters.
+
+    `several` is the form of the request. With `must_exist` it creates no counter.
+    """
 
     amounts: dict[str, int]
     several: bool = False
+    must_exist: bool = False
 
 
 class Setting(NamedTuple):
@@ -59,23 +64,39 @@ def _flush(writes: Sequence[Write[Addition]]) -> list[Outcome]:
 
 
 def _is_one_statement(writes: Sequence[Write[Addition]]) -> bool:
-    """Return whether nothing has to be undone once the statement has been run.
+    """Return whether one statement does it all, and never has to be undone.
 
-    Keys take statements of their own. And where some add and others take away, the total may
+    Keys and locks take statements of their own. If some add and others subtract, the total may
     fit although a value on the way to it does not.
     """
-    if any(write.key for write in writes):
+    if any(write.key or write.command.must_exist for write in writes):
         return False
     steps = [step for write in writes for step in write.command.amounts.values()]
     return len(writes) == 1 or all(step > 0 for step in steps)
 
 
-def _add(connection: Connection, batch: Sequence[Addition]) -> list[Answer]:
-    after = queries.add_in_turn(connection, [addition.amounts for addition in batch])
-    return [
-        Answer({"counters": values} if addition.several else _only(values))
-        for addition, values in zip(batch, after, strict=True)
+def _add(connection: Connection, batch: Sequence[Addition]) -> list[Outcome]:
+    """Apply the additions; refuse those alone whose counters should exist and do not.
+
+    Locks keep existing counters from being deleted until the end of the transaction.
+    """
+    existing: set[str] = set()
+    if any(addition.must_exist for addition in batch):
+        names = {name for addition in batch for name in addition.amounts}
+        existing = queries.lock_existing(connection, names)
+    accepted = [
+        not addition.must_exist or addition.amounts.keys() <= existing for addition in batch
     ]
+    amounts = [addition.amounts for addition in compress(batch, accepted)]
+    values = iter(queries.add_in_turn(connection, amounts))
+    return [
+        _answer(addition, next(values)) if is_accepted else errors.CounterNotFound()
+        for addition, is_accepted in zip(batch, accepted, strict=True)
+    ]
+
+
+def _answer(addition: Addition, values: dict[str, int]) -> Answer:
+    return Answer({"counters": values} if addition.several else _only(values))
 
 
 def _only(values: dict[str, int]) -> dict[str, Any]:

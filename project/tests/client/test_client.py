@@ -208,10 +208,15 @@ class TestCallers(ClientTestCase):
 
     def test_may_be_anonymous_where_that_is_enough(self):
         client = self.client(None)
+        self.client().counters.increment("public:visits", 5)
 
-        self.assertEqual(client.counters.increment("public:visits"), 1)
-        with self.assertRaises(errors.TokenRequired):
-            client.counters.increment("visits")
+        self.assertEqual(client.counters.increment("public:visits"), 6)
+        self.assertEqual(client.counters.increment("public:home"), 1)
+        with self.assertRaises(errors.CounterNotFound):
+            client.counters.increment("public:missing")
+        for name, by in (("visits", 1), ("public:visits", 2)):
+            with self.assertRaises(errors.TokenRequired):
+                client.counters.increment(name, by)
 
     def test_are_not_shown_where_their_token_is_none(self):
         with self.assertRaises(ValueError) as raised:

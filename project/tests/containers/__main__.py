@@ -212,7 +212,7 @@ def limits_are_shared(stack: Stack) -> None:
     left = []
     for number in range(6):
         forged = {"X-Forwarded-For": f"192.0.2.{number}", "Forwarded": f"for=192.0.2.{number}"}
-        response, _ = stack.get("/counters/public:limited/increment", forged, "POST")
+        response, _ = stack.get("/counters/public:home/increment", forged, "POST")
         left.append(int(response.headers["RateLimit"].split("r=")[1].split(";")[0]))
     check(left == list(range(left[0], left[0] - 6, -1)), f"left of the limit: {left}")
 

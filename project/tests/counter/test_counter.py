@@ -53,11 +53,13 @@ class TestIncrement(CounterTestCase):
         self.assert_fails(self.client.get("/counters/visits"), 404, "counter_not_found")
 
     def test_needs_a_token_but_for_public_names(self):
+        add_counter("public:visits")
+
         refused = self.increment(headers=None)
         public = self.increment("public:visits", headers=None)
 
         self.assert_fails(refused, 403, "token_required")
-        self.assertEqual(public.get_json()["data"]["value"], 1)
+        self.assertEqual(public.get_json()["data"]["value"], 2)
 
     def test_refuses_to_leave_64_bits_and_changes_nothing(self):
         add_counter("visits", LARGEST - 1)
@@ -454,6 +456,7 @@ class TestAnonymousLimit(CounterTestCase):
         patcher = patch.dict(self.app.extensions, anonymous_limit=limit)
         patcher.start()
         self.addCleanup(patcher.stop)
+        add_counter("public:a")
 
     def test_stops_an_address_that_asks_too_often_and_says_until_when(self):
         answers = [self.increment("public:a", headers=None) for _ in range(4)]
@@ -463,7 +466,13 @@ class TestAnonymousLimit(CounterTestCase):
         self.assertRegex(answers[3].headers["Retry-After"], r"^[1-9]\d?$")
         self.assertEqual(answers[0].headers["RateLimit-Policy"], '"anonymous";q=3;w=60')
         self.assertRegex(answers[0].headers["RateLimit"], r'^"anonymous";r=2;t=\d+$')
-        self.assertEqual(self.value("public:a"), 3)
+        self.assertEqual(self.value("public:a"), 4)
+
+    def test_counts_what_is_refused_as_well(self):
+        """Else the names of public counters could be guessed without a limit."""
+        answers = [self.increment("public:missing", headers=None) for _ in range(4)]
+
+        self.assertEqual([answer.status_code for answer in answers], [404, 404, 404, 429])
 
     def test_concerns_neither_other_addresses_nor_who_has_a_token(self):
         for _ in range(4):

@@ -89,6 +89,7 @@ class TestReplay(KeyTestCase):
         self.assert_replays(first, second)
 
     def test_knows_a_key_for_its_principal_only(self):
+        add_counter("public:a")
         self.send()
         other = self.send(headers=OTHER)
         nobody = self.send(path="/counters/public:a/increment", headers={})
@@ -99,8 +100,8 @@ class TestReplay(KeyTestCase):
         )
 
         self.assertEqual(other.get_json()["data"]["value"], 2)
-        self.assertEqual(nobody.get_json()["data"]["value"], 1)
-        self.assertEqual(neighbour.get_json()["data"]["value"], 2)
+        self.assertEqual(nobody.get_json()["data"]["value"], 2)
+        self.assertEqual(neighbour.get_json()["data"]["value"], 3)
 
     def test_refuses_the_key_for_another_request(self):
         self.send()

@@ -344,6 +344,7 @@ class TestApi4UnrestrictedResourceConsumption(AttackTestCase):
         """By the socket's address: a header can be made up for each request."""
         known = {"ANONYMOUS_LIMIT": "3/minute", "USERS_SERVICE_URL": None}
         client = create_app(type("Tight", (TestingConfig,), known)).test_client()
+        add_counter("public:c")
 
         statuses = [
             client.post(
