@@ -96,6 +96,34 @@ class TestExamples(ExamplesTestCase):
                             self.assertEqual(example["value"]["code"], name)
 
 
+class TestDefaults(ExamplesTestCase):
+    def test_documented_defaults_are_accepted(self):
+        """Generated clients send them whether the caller gave them or not."""
+        seeds.sow(100)
+        sent = 0
+        for path, method, operation in self.operations():
+            parameters = list(map(self.resolved, operation["parameters"]))
+            defaults = {
+                parameter["name"]: parameter["schema"]["default"]
+                for parameter in parameters
+                if "default" in parameter["schema"]
+            }
+            if not defaults:
+                continue
+            places = {p["name"]: str(p["example"]) for p in parameters if p["in"] == "path"}
+            with self.subTest(path, method=method):
+                answer = self.client.open(
+                    re.sub(r"{(\w+)}", lambda name, places=places: places[name[1]], path),
+                    method=method.upper(),
+                    query_string=defaults,
+                    headers=seeded_user(self.app),
+                )
+
+                sent += 1
+                self.assertEqual(answer.status_code, 200, answer.get_data(as_text=True))
+        self.assertGreater(sent, 8)
+
+
 class TestRequests(ExamplesTestCase):
     def setUp(self):
         super().setUp()

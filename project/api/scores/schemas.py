@@ -129,7 +129,7 @@ class LeaderboardQuery(PageQuery):
     """Which part of the leaderboard is asked for."""
 
     limit: Annotated[int, Field(ge=1, le=1000), BeforeValidator(to_integer)] = Field(
-        100, description="How many entries a page has at most."
+        100, description="How many entries a page has at most; ignored with `around`."
     )
     window: Literal["all", "month", "week", "day"] = Field(
         "all", description="What was solved ever, or in the last 30 days, 7 days or 24 hours."
@@ -143,7 +143,8 @@ class LeaderboardQuery(PageQuery):
         description="`me` or the id of a user, to see its neighbours instead of a page."
     )
     span: Omittable[Span] = Field(
-        description="With `around`: how many neighbours, before and behind each; 5 if not given."
+        description="With `around`: how many neighbors before and behind each; 5 if not given. "
+        "Ignored without `around`."
     )
 
 

@@ -288,19 +288,13 @@ def get_leaderboard(caller: User | None, query_data: LeaderboardQuery) -> Respon
 
     Most solved first; of those with as many, who solved the last of them first. `day`, `week` and
     `month` are the last 24 hours, 7 days and 30 days. Who solved nothing in the window has no
-    rank. With `around` the page is the user's neighbours, and needs a token where it is `me`.
+    rank. With `around` the page is the user's neighbors and `limit` is ignored; `me` needs a token.
     """
     if query_data.around is None:
-        _refuse({"span"} & query_data.model_fields_set, "Only with around.")
-        return _leaderboard(query_data)
-    _refuse({"limit", "cursor"} & query_data.model_fields_set, "Not with around.")
+        return _leaderboard(query_data.model_copy(update={"span": None}))
+    if query_data.cursor is not None:
+        raise errors.InvalidQuery({"cursor": ["Not with around. Leave it out."]})
     return _neighbours(query_data, caller.user_id if caller else int(query_data.around))
-
-
-def _refuse(parameters: set[str], reason: str) -> None:
-    """Raise InvalidQuery where there are such parameters."""
-    if parameters:
-        raise errors.InvalidQuery({name: [reason] for name in parameters})
 
 
 def _leaderboard(query: LeaderboardQuery) -> Response:

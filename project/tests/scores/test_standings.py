@@ -201,6 +201,25 @@ class TestLeaderboard(StandingsTestCase):
                 self.assertEqual(mine["me"]["rank"], 7)
                 self.assertEqual(others, [(rank, rank) for rank in range(1, 8)])
 
+    def test_leaderboard_ignores_limit_with_around_and_span_without(self):
+        """Generated clients send every documented default."""
+        for user_id in range(1, 10):
+            self.solve(user_id, 10 - user_id)
+        cursor = self.get("/scores/leaderboard?limit=1")["next_cursor"]
+
+        for query, same in (
+            ("around=me&limit=100", "around=me"),
+            ("around=5&limit=1&span=2", "around=5&span=2"),
+            ("around=me&limit=100&window=all&tie=competition&span=5", "around=me"),
+            ("span=5", ""),
+            (f"limit=1&span=5&cursor={cursor}", f"limit=1&cursor={cursor}"),
+        ):
+            with self.subTest(query):
+                self.assertEqual(
+                    self.get(f"/scores/leaderboard?{query}", headers=LEARNER),
+                    self.get(f"/scores/leaderboard?{same}", headers=LEARNER),
+                )
+
     def test_has_no_place_for_who_solved_nothing(self):
         self.solve(1, 1)
         add_score(LEARNER_ID, 1, correct=False)
@@ -231,8 +250,8 @@ class TestLeaderboard(StandingsTestCase):
             ("around=9223372036854775808", "around"),
             ("around=1&span=-1", "span"),
             ("around=1&span=101", "span"),
-            ("span=3", "span"),
-            ("around=1&limit=3", "limit"),
+            ("span=101", "span"),
+            ("around=1&limit=0", "limit"),
             ("around=1&cursor=ab", "cursor"),
             ("cursor=ab", "cursor"),
         ):
