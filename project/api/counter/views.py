@@ -229,8 +229,8 @@ def audit_counter(name: str) -> Response:
 def get_badge(name: str, query_data: BadgeQuery) -> Response:
     """Draw a counter as a badge.
 
-    It is an SVG picture, for READMEs and pages. The number is short, like 1.2k. Looking does not
-    count.
+    It is an SVG picture, for READMEs and pages, which may also be inlined: it has no ids that could
+    collide with others. The number is short, like 1.2k. Looking does not count.
     """
     counter = _existing(name)
     layout = badge.layout(query_data.label or name, counter.value, query_data.color)

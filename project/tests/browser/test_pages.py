@@ -1,8 +1,12 @@
 """The pages in a browser: what people see, and that it stays true."""
 
 import time
+from hashlib import sha256
+from io import BytesIO
 from itertools import product
 from urllib.parse import quote
+
+from PIL import Image
 
 from project.tests.browser.browsing import SCHEMES, WIDTHS, BrowserTestCase
 from project.tests.processes import LATENESS_SECONDS, wait_until
@@ -228,6 +232,35 @@ class TestBadge(BrowserTestCase):
                 }""")
 
                 self.assertAlmostEqual(given / natural, 1, delta=0.12)
+
+    def test_badges_look_the_same_inlined_in_one_page(self):
+        """Nothing in one badge refers to a part of another one."""
+        add_counter("visits", 41)
+        add_counter("a-much-longer-name", 1_234_567)
+        queries = ("visits/badge.svg?color=red", "a-much-longer-name/badge.svg?color=blue")
+        badges = [self.client.get(f"/counters/{query}").text for query in queries]
+
+        alone = [self.pictures_of(badge)[0] for badge in badges]
+        together = self.pictures_of("".join(badges * 2))
+
+        self.assertEqual(together, alone * 2)
+        self.assertNotEqual(*alone)
+
+    def test_badges_have_no_ids(self):
+        add_counter("visits", 41)
+
+        badge = self.client.get("/counters/visits/badge.svg").text
+
+        self.assertNotRegex(badge, r"\bid=|url\(#")
+
+    def pictures_of(self, content):
+        """Return a hash of the pixels of each badge in a page."""
+        page = self.open("about:blank")
+        page.set_content(f"<style>svg {{ display: block }}</style>{content}")
+        return [
+            sha256(Image.open(BytesIO(badge.screenshot())).tobytes()).hexdigest()
+            for badge in page.locator("svg").all()
+        ]
 
 
 class TestDocs(BrowserTestCase):

@@ -411,7 +411,7 @@ class TestMarkup(InjectionTestCase):
 
 
 NO_PAGE = {"responses": {"200": {}}}
-DRAWN = {"svg", "title", "clipPath", "rect", "g", "text", "linearGradient", "stop"}
+DRAWN = {"svg", "title", "path", "g", "text"}
 
 
 class TestLogs(InjectionTestCase):
