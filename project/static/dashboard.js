@@ -10,8 +10,10 @@
   const TIMEOUT_MS = 15000;
   // A page that takes long to make is asked for less often; in between only for what is cheap.
   const RESTS = 8;
-  // Between two lines of the chart: 1, 2, 5, 10, 20 …
-  const STEPS = [...Array(12).keys()].flatMap((zeros) => [1, 2, 5].map((n) => n * 10 ** zeros));
+  // Between an axis and its labels, in CSS pixels.
+  const GAP = 6;
+  // Between two lines of the chart: 1, 2, 5, 10, 20 …, up to beyond 64 bits.
+  const STEPS = [...Array(19).keys()].flatMap((zeros) => [1, 2, 5].map((n) => n * 10 ** zeros));
 
   const byId = (id) => document.getElementById(id);
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -33,19 +35,26 @@
     return { fill: color(fill), width: 0, points: { show: false }, paths };
   }
 
+  const font = `12px ${getComputedStyle(document.body).fontFamily}`;
+  const pen = document.createElement("canvas").getContext("2d");
+
+  // Returns the width of the widest label, in CSS pixels.
+  function widest(labels) {
+    pen.font = font;
+    return Math.ceil(Math.max(0, ...labels.map((label) => pen.measureText(label).width)));
+  }
+
   function axis(more) {
     const line = { stroke: color("--line"), width: 1 };
-    const font = `12px ${getComputedStyle(document.body).fontFamily}`;
-    return { stroke: color("--quiet"), font, grid: line, ticks: { show: false }, ...more };
+    return { stroke: color("--quiet"), font, gap: GAP, grid: line, ticks: { show: false }, ...more };
   }
 
   const clock = new Intl.DateTimeFormat("en-GB", { timeStyle: "short", timeZone: "UTC" });
   const calendar = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
 
-  // A day by its date where it begins; one at the very end would be cut off.
-  function labels(plot, splits) {
-    const label = (split) => (split % 86400 ? clock : calendar).format(split * 1000);
-    return splits.map((split) => (split < plot.scales.x.max ? label(split) : null));
+  // The time of day, or the date at midnight.
+  function timeLabels(_, splits) {
+    return splits.map((split) => (split % 86400 ? clock : calendar).format(split * 1000));
   }
 
   function read(plot) {
@@ -57,14 +66,17 @@
 
   function draw() {
     const data = series();
-    const step = data[0][1] - data[0][0];
+    const [times] = data;
+    const step = times[1] - times[0];
+    // A label of the x axis is centered: half of it may lie beyond either end.
+    const half = 1 + Math.ceil(widest(timeLabels(null, [...times, times.at(-1) + step])) / 2);
     chart?.destroy();
     chart = new uPlot(
       {
         width: place.clientWidth,
         height: place.clientHeight,
         tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
-        padding: [8, 0, 0, 0],
+        padding: [8, half, 0, 0],
         legend: { show: false },
         cursor: { y: false, drag: { x: false, y: false }, points: { show: false } },
         hooks: { setCursor: [read] },
@@ -73,8 +85,8 @@
           y: { range: (_, __, most) => [0, Math.max(most * 1.05, 4)] },
         },
         axes: [
-          axis({ grid: { show: false }, values: labels, size: 28, space: 64 }),
-          axis({ size: 48, incrs: STEPS }),
+          axis({ grid: { show: false }, values: timeLabels, size: 28, space: 64 }),
+          axis({ incrs: STEPS, size: (_, labels) => GAP + Math.max(half, widest(labels ?? [])) }),
         ],
         series: [{}, bars("--accent-pale"), bars("--accent")],
       },

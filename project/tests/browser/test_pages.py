@@ -1,6 +1,8 @@
 """The pages in a browser: what people see, and that it stays true."""
 
+import re
 import time
+from functools import partial
 from hashlib import sha256
 from io import BytesIO
 from itertools import product
@@ -14,6 +16,58 @@ from project.tests.utils import add_counter, add_score
 from project.users import User
 
 MOVES_WITHIN_SECONDS = 2 + LATENESS_SECONDS
+
+
+# Notes where each text of a canvas is drawn, in pixels of the canvas.
+RECORD_TEXT = """
+    globalThis.drawnTexts = [];
+    const draw = CanvasRenderingContext2D.prototype.fillText;
+    CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
+        const at = this.getTransform().transformPoint({ x, y });
+        const { actualBoundingBoxLeft, actualBoundingBoxRight } = this.measureText(text);
+        const turned = this.getTransform().b !== 0;
+        if (!turned) drawnTexts.push({
+            text,
+            left: at.x - actualBoundingBoxLeft,
+            right: at.x + actualBoundingBoxRight,
+            width: this.canvas.width,
+        });
+        return draw.call(this, text, x, y);
+    };
+"""
+# The custom properties of the page that are colors.
+COLORS = """() => {
+    const style = getComputedStyle(document.documentElement);
+    const names = ["ground", "surface", "line", "quiet", "accent", "accent-pale", "wrong", "well"];
+    return Object.fromEntries(names.map(
+        (name) => [`--${name}`, style.getPropertyValue(`--${name}`).trim()]));
+}"""
+# Every color that the chart has at least one opaque pixel of.
+PAINTED = """() => {
+    const canvas = document.querySelector("#chart canvas");
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    const found = new Set();
+    for (let at = 0; at < data.length; at += 4)
+        if (data[at + 3] === 255)
+            found.add("#" + [0, 1, 2].map(
+                (part) => data[at + part].toString(16).padStart(2, "0")).join(""));
+    return [...found];
+}"""
+
+
+def contrast(color, other):
+    """Return the contrast ratio of two colors (#rrggbb), as WCAG 2.2 defines it."""
+    lighter, darker = sorted((luminance(color), luminance(other)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def luminance(color):
+    """Return the relative luminance of a color (#rrggbb), as WCAG 2.2 defines it."""
+    parts = [part / 255 for part in bytes.fromhex(color.removeprefix("#"))]
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 class TestHome(BrowserTestCase):
@@ -181,12 +235,78 @@ class TestDashboard(BrowserTestCase):
         drawn = page.locator("#chart canvas").evaluate("""canvas => new Set(
             new Uint32Array(canvas.getContext("2d").getImageData(
                 0, 0, canvas.width, canvas.height).data.buffer)).size""")
-        page.locator("#chart").hover(
-            position={"x": page.locator(".u-over").bounding_box()["width"] + 40, "y": 50}
-        )
+        plot = page.locator(".u-over")
+        plot.hover(position={"x": plot.bounding_box()["width"] - 8, "y": 50})
 
         self.assertGreater(drawn, 5)
         self.assertRegex(page.inner_text("#readout"), r"6 attempts, 4 solved")
+
+    def test_chart_shows_every_label_whole(self):
+        """Whatever the numbers, the width of the window and the length of a date."""
+        numbers = (0, 100_000, 1_234_567, 987_654_321, 12_345_678_901_234)
+        cases = [*product(numbers, ["day"], (360, 1440)), *product([7], ["week", "month"], WIDTHS)]
+        page = self.open("about:blank")
+        page.add_init_script(RECORD_TEXT)
+        for number, window, width in cases:
+            with self.subTest(number=number, window=window, width=width):
+                page.set_viewport_size({"width": width, "height": 800})
+                page.route("**/dashboard?*", partial(self.answer_with, number))
+                page.goto(f"/dashboard?window={window}")
+                page.locator("#seen:not(:empty)").wait_for()
+
+                labels = page.evaluate("drawnTexts")
+                page.unroute_all(behavior="wait")
+                outside = [one for one in labels if one["left"] < 0 or one["right"] > one["width"]]
+                self.assertEqual(outside, [])
+                numbered = [one for one in labels if re.fullmatch("[0-9,]+", one["text"])]
+                self.assertGreaterEqual(len(numbered), 2)
+                self.assertGreaterEqual(len(labels) - len(numbered), 2)
+
+    def answer_with(self, number, route):
+        """Answer a request for the dashboard with a page whose attempts are another number."""
+        answer = route.fetch()
+        page = re.sub("</th><td>[0-9,]+</td>", f"</th><td>{number:,}</td>", answer.text())
+        route.fulfill(response=answer, body=page)
+
+    def test_chart_and_bars_have_contrast(self):
+        """WCAG 2.2, 1.4.11: 3:1 between what a graphic shows and what is next to it."""
+        page = self.open("/dashboard")
+        for scheme in SCHEMES:
+            page.emulate_media(color_scheme=scheme)
+            colors = page.evaluate(COLORS)
+            for color, neighbor in (
+                ("--accent-pale", "--surface"),  # attempts
+                ("--accent", "--accent-pale"),  # solved, in front of attempts
+                ("--accent", "--surface"),  # lines of counters
+                ("--accent", "--line"),  # the leaderboard
+                ("--wrong", "--line"),  # the exercises that fail
+                ("--well", "--ground"),
+                ("--wrong", "--ground"),
+                ("--quiet", "--surface"),  # the border of the input
+            ):
+                with self.subTest(scheme, color=color, neighbor=neighbor):
+                    ratio = contrast(colors[color], colors[neighbor])
+
+                    self.assertGreaterEqual(ratio, 3)
+
+    def test_chart_paints_the_colors_of_its_legend(self):
+        page = self.open("/dashboard")
+        for scheme in SCHEMES:
+            with self.subTest(scheme):
+                page.emulate_media(color_scheme=scheme)
+                wanted = [page.evaluate(COLORS)[name] for name in ("--accent-pale", "--accent")]
+
+                wait_until(
+                    lambda wanted=wanted: (
+                        page.wait_for_timeout(50) or set(wanted) <= set(page.evaluate(PAINTED))
+                    )
+                )
+                legend = page.evaluate("""() => [...document.querySelectorAll("#legend li")].map(
+                    (item) => getComputedStyle(item, "::before").backgroundColor)""")
+                self.assertEqual(
+                    [tuple(map(int, re.findall(r"\d+", color))) for color in legend],
+                    [tuple(bytes.fromhex(color[1:])) for color in wanted],
+                )
 
     def test_fits_every_width_and_is_accessible_there(self):
         page = self.open("/dashboard")
@@ -215,6 +335,41 @@ class TestDashboard(BrowserTestCase):
 
 def asked(answers):
     return [status for url, status in answers if "/dashboard" in url and "/static" not in url]
+
+
+class TestErrorPage(BrowserTestCase):
+    def setUp(self):
+        super().setUp()
+        self.excused = ("Failed to load resource",)
+
+    def test_error_page_is_shown_for_a_wrong_query(self):
+        page = self.open("/dashboard?window=year")
+
+        self.assertEqual(page.inner_text("h1"), "400 Bad Request")
+        self.assertIn("'day', 'week' or 'month'", page.inner_text("dl"))
+        page.get_by_role("main").get_by_role("link", name="Dashboard").click()
+        page.locator("#seen:not(:empty)").wait_for()
+
+    def test_error_page_fits_every_width_and_is_accessible(self):
+        for path in ("/nothing", "/dashboard?window=year", f"/scores?{'x' * 200}=1"):
+            page = self.open(path)
+            for scheme, width in product(SCHEMES, WIDTHS):
+                with self.subTest(path[:20], scheme=scheme, width=width):
+                    page.emulate_media(color_scheme=scheme)
+                    page.set_viewport_size({"width": width, "height": 800})
+
+                    self.assertLessEqual(
+                        page.evaluate("document.documentElement.scrollWidth"), width
+                    )
+                    self.assert_accessible(page)
+
+    def test_form_rejects_a_prefix_that_no_counter_can_have(self):
+        page = self.open("/dashboard")
+        page.get_by_label("Names that begin with").fill("n o")
+        page.keyboard.press("Enter")
+
+        self.assertFalse(page.evaluate("document.querySelector('#prefix').checkValidity()"))
+        self.assertNotIn("prefix", page.url)
 
 
 class TestBadge(BrowserTestCase):
