@@ -32,10 +32,16 @@ class Counters:
     def increment_many(
         self, increments: Mapping[str, int], *, key: str | None = None
     ) -> dict[str, int]:
-        """Add to up to 1000 counters, all or none, and return their values."""
-        body = {"increments": dict(increments)}
-        answer = self._transport.write("POST", "/counters/increment", body, key)
-        values: dict[str, int] = answer.data["counters"]
+        """Add to counters and return their values.
+
+        Up to 1000 are incremented all or none; more are sent in chunks of 1000, which succeed
+        and fail as those of `Scores.upsert_many()` do.
+        """
+        values: dict[str, int] = {}
+        for answer in self._transport.write_many(
+            "/counters/increment", "increments", increments, key
+        ):
+            values |= answer.data["counters"]
         return values
 
     def get(self, name: str) -> Counter:

@@ -16,12 +16,14 @@ PASSING = {
 class EvalError(Exception):
     """A call did not succeed.
 
-    Where it `may_pass`, the same request may succeed later, and not before
-    `retry_after_seconds`, where the service says so.
+    If it `may_pass`, the same request may succeed later, and not before `retry_after_seconds`
+    if the service says so. `written` is how many of the first items of `upsert_many()` or
+    `increment_many()` were written before it.
     """
 
     may_pass: bool = False
     retry_after_seconds: float | None = None
+    written: int = 0
 
 
 class Unreachable(EvalError):

@@ -1,9 +1,11 @@
 """The endpoints of scores."""
 
+import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
+from eval_client.errors import InvalidPayload
 from eval_client.models import (
     Activity,
     Attempt,
@@ -118,9 +120,22 @@ class Scores:
         return self._write("PATCH", "/scores", _body(exercise_id, correct, user_id), key)
 
     def upsert_many(self, scores: Sequence[NewScore], *, key: str | None = None) -> list[Written]:
-        """Record up to 1000 answers of any users, all or none; services and administrators."""
-        answer = self._transport.write("POST", "/scores/batch", {"scores": list(scores)}, key)
-        return [read(Written, result) for result in answer.data["results"]]
+        """Record answers of any users and return what was written, in order.
+
+        For services and administrators. Up to 1000 are written all or none; more are sent in
+        chunks of 1000, one after the other. If a chunk fails, `written` of the EvalError says
+        how many of the first scores the chunks before it have written; those stay. Of the chunk
+        itself none is written, or, if the error is Unreachable or Unavailable, all of it may
+        be. To finish, repeat the call with the same `key` and scores: each is written once.
+        """
+        written: list[Written] = []
+        try:
+            for answer in self._transport.write_many("/scores/batch", "scores", scores, key):
+                written += [read(Written, result) for result in answer.data["results"]]
+        except InvalidPayload as error:
+            error.errors = {_moved(path, len(written)): why for path, why in error.errors.items()}
+            raise
+        return written
 
     def delete(self, score_id: int) -> None:
         """Delete a score with its attempts; administrators. Sent once, since it has no key."""
@@ -173,6 +188,11 @@ class Scores:
 
     def _write(self, method: str, path: str, body: dict[str, Any], key: str | None) -> Score:
         return read(Score, self._transport.write(method, path, body, key).data)
+
+
+def _moved(path: str, by: int) -> str:
+    """Return the path of a field of a chunk as one of the whole call: scores[400] is [1400]."""
+    return re.sub(r"^scores\[(\d+)\]", lambda index: f"scores[{int(index[1]) + by}]", path)
 
 
 def _body(exercise_id: int, correct: bool, user_id: int | None) -> dict[str, Any]:

@@ -5,14 +5,16 @@ each attempt, so that the service does it once however often it arrives; without
 DELETE has none, it is sent once.
 """
 
+import hashlib
 import json
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from http import HTTPStatus
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlencode, urlsplit
 
@@ -27,6 +29,8 @@ T = TypeVar("T")
 
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 5.0
+# How many items one request takes.
+MAX_ITEMS = 1000
 
 
 class Answer(NamedTuple):
@@ -77,6 +81,24 @@ class Transport:
         """Send a write, with a new key unless there is one, and return its answer."""
         fields = {"Idempotency-Key": key or uuid.uuid4().hex} | (headers or {})
         return self.call(method, path, body, fields)
+
+    def write_many(
+        self, path: str, name: str, items: Collection[Any], key: str | None
+    ) -> Iterator[Answer]:
+        """Send the items in chunks of up to MAX_ITEMS and give the answer to each chunk.
+
+        Each chunk has a key of its own that follows from that of the call, so a call that is
+        repeated with the same key and items writes each chunk once. An EvalError says by
+        `written` how many items the chunks before it had.
+        """
+        key = key or uuid.uuid4().hex
+        for number, chunk in enumerate(_chunks(items)):
+            try:
+                answer = self.write("POST", path, {name: chunk}, _chunk_key(key, number))
+            except EvalError as error:
+                error.written = number * MAX_ITEMS
+                raise
+            yield answer
 
     def pages(self, kind: Callable[..., T], name: str, path: str, **query: Any) -> Iterator[T]:
         """Give the items of a list one by one; the next page is fetched when it is needed."""
@@ -136,6 +158,19 @@ class Transport:
             request_id = answer.headers.get("X-Request-ID")
             raise from_answer(answer.status, body, request_id, _retry_after(answer))
         return Answer(body.get("data"), answer.headers.get("ETag"))
+
+
+def _chunks(items: Collection[Any]) -> Iterator[Any]:
+    """Give the items in lists, or dictionaries, of up to MAX_ITEMS; an empty one for none."""
+    kind = dict if isinstance(items, Mapping) else list
+    left = iter(items.items() if isinstance(items, Mapping) else items)
+    for _ in range(0, max(len(items), 1), MAX_ITEMS):
+        yield kind(islice(left, MAX_ITEMS))
+
+
+def _chunk_key(key: str, number: int) -> str:
+    """Return the key of a chunk: that of the call for the first, a hash for the others."""
+    return hashlib.sha256(f"{number} {key}".encode()).hexdigest() if number else key
 
 
 def _pauses() -> Iterator[float]:

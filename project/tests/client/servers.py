@@ -10,7 +10,8 @@ class Proxy:
     """Hands everything on, but swallows an answer where it is told to, and hangs up instead.
 
     with Proxy(port) as proxy:
-        proxy.cuts = 2      # the next two answers never arrive
+        proxy.cuts = 2      # the next two answers never arrive,
+    proxy.passes = 1    # after one more that does
     """
 
     def __init__(self, port):
@@ -18,6 +19,7 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._lock = threading.Lock()
         self.cuts = 0
+        self.passes = 0
         self.cut = 0
         self.connections = 0
 
@@ -53,7 +55,9 @@ class Proxy:
             # What has an answer was done; whether the client hears of it is another question.
             while piece := server.recv(65536):
                 with self._lock:
-                    cuts = self.cuts > 0
+                    passes = self.passes > 0
+                    self.passes -= passes
+                    cuts = self.cuts > 0 and not passes
                     self.cuts -= cuts
                     self.cut += cuts
                 if cuts:

@@ -190,6 +190,105 @@ class TestCounters(ClientTestCase):
             self.client(ADMIN).counters.increment("../scores?x=")
 
 
+class TestManyItems(ClientTestCase):
+    """Calls with more items than one request takes."""
+
+    def scores(self, count):
+        return [NewScore(user, 1, user % 3 == 0) for user in range(1, count + 1)]
+
+    def stored(self):
+        """Return the user and the attempts of every score, in the order of their ids."""
+        return [(score.user_id, score.attempts) for score in self.client().scores.find()]
+
+    def test_upsert_many_writes_more_than_a_thousand_in_order(self):
+        for count in (1, 1000, 1001, 2500):
+            with self.subTest(count):
+                self.empty()
+
+                written = self.client(SERVICE).scores.upsert_many(self.scores(count))
+
+                self.assertEqual(written, [Written(n, True) for n in range(1, count + 1)])
+                self.assertEqual(self.stored(), [(n, 1) for n in range(1, count + 1)])
+
+    def test_upsert_many_is_done_once_if_it_is_repeated_with_its_key(self):
+        client = self.client(SERVICE)
+
+        first = client.scores.upsert_many(self.scores(2500), key="mine")
+        again = client.scores.upsert_many(self.scores(2500), key="mine")
+        without_key = client.scores.upsert_many(self.scores(2500))
+
+        self.assertEqual(first, again)
+        self.assertEqual([one.created for one in without_key], [False] * 2500)
+        self.assertEqual({attempts for _, attempts in self.stored()}, {2})
+
+    def test_upsert_many_takes_any_key(self):
+        for key in ("k" * 255, '"quoted"', "with spaces"):
+            with self.subTest(key[:10]):
+                self.empty()
+                for _ in range(2):
+                    self.client(SERVICE).scores.upsert_many(self.scores(1001), key=key)
+
+                self.assertEqual({attempts for _, attempts in self.stored()}, {1})
+
+    def test_upsert_many_refuses_the_key_of_other_items(self):
+        client = self.client(SERVICE)
+        client.scores.upsert_many(self.scores(2500), key="mine")
+
+        for count, written in ((1, 0), (1500, 1000), (2499, 2000)):
+            with self.subTest(count), self.assertRaises(errors.IdempotencyKeyReused) as raised:
+                client.scores.upsert_many(self.scores(count), key="mine")
+            self.assertEqual(raised.exception.written, written)
+
+    def test_upsert_many_says_what_was_written_before_a_bad_item(self):
+        scores = self.scores(2500)
+        scores[1400] = NewScore(0, 1, True)
+
+        with self.assertRaises(errors.InvalidPayload) as raised:
+            self.client(SERVICE).scores.upsert_many(scores)
+
+        self.assertEqual(list(raised.exception.errors), ["scores[1400].user_id"])
+        self.assertEqual(raised.exception.written, 1000)
+        self.assertEqual(len(self.stored()), 1000)
+
+    def test_upsert_many_can_be_repeated_after_a_lost_answer(self):
+        with Proxy(self.service.port) as proxy:
+            client = self.client(SERVICE, proxy.url, patience_seconds=0)
+            proxy.passes, proxy.cuts = 1, 1
+            with self.assertRaises(errors.Unreachable) as raised:
+                client.scores.upsert_many(self.scores(2500), key="mine")
+            written = client.scores.upsert_many(self.scores(2500), key="mine")
+
+        self.assertEqual((raised.exception.written, proxy.cut), (1000, 1))
+        self.assertEqual(written, [Written(n, True) for n in range(1, 2501)])
+        self.assertEqual(self.stored(), [(n, 1) for n in range(1, 2501)])
+
+    def test_increment_many_adds_to_more_than_a_thousand_counters(self):
+        counters = self.client().counters
+        increments = {f"c{number:04}": number for number in range(1, 2501)}
+
+        first = counters.increment_many(increments, key="mine")
+        again = counters.increment_many(increments, key="mine")
+
+        self.assertEqual(first, increments)
+        self.assertEqual(again, increments)
+        self.assertEqual({c.name: c.value for c in counters.find()}, increments)
+
+    def test_increment_many_says_what_was_written_before_a_bad_item(self):
+        increments = {f"c{number:04}": 1 for number in range(2500)} | {"c1400": 0}
+
+        with self.assertRaises(errors.InvalidPayload) as raised:
+            self.client().counters.increment_many(increments)
+
+        self.assertEqual(list(raised.exception.errors), ["increments.c1400"])
+        self.assertEqual(raised.exception.written, 1000)
+
+    def test_written_survives_a_pickle(self):
+        error = errors.Unreachable("No answer.")
+        error.written = 1000
+
+        self.assertEqual(pickle.loads(pickle.dumps(error)).written, 1000)  # noqa: S301 - our own
+
+
 class TestCallers(ClientTestCase):
     def test_are_users_of_users_service_as_well(self):
         self.assertEqual(self.client("other").scores.upsert(1, correct=True).user_id, 8)
