@@ -20,7 +20,7 @@ MOST_ATTEMPTS = 4
 YEAR_SECONDS = 365 * 24 * 3600
 BATCH = 10_000
 COUNTED_DAYS = 30
-COUNTERS = {"public:home": 1204, "visits": 5310, "lessons:started": 2210, "lessons:finished": 1490}
+COUNTERS = {"public:likes": 1204, "visits": 5310, "lessons:started": 2210, "lessons:finished": 1490}
 
 COLUMNS = (
     "user_id",

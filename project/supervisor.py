@@ -61,7 +61,10 @@ class RestartSchedule(threading.Event):
         """Wait until the server has to end, or has workers to replace now."""
         while not self._server.interrupt_signal:
             pending = [self._backoffs[worker].remaining for worker in self._dead]
-            super().wait(min(pending, default=timeout))
+            # granian clears the event after it has read the list, so a death may be in the list
+            # although the event is not set.
+            if not self._server.interrupt_children:
+                super().wait(min(pending, default=timeout))
             self.clear()
             if self._server.interrupt_children and not self._is_started():
                 logger.error("A worker died before it was ready: the start has failed.")

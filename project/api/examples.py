@@ -47,7 +47,7 @@ FIELDS: dict[str, Any] = {
     "counters": {"lessons:started": 2212, "visits": 5311},
     "increments": {"lessons:started": 2, "visits": 1},
     "database": "ok",
-    "schema_version": "0005",
+    "schema_version": "0006",
     "durable": True,
     "warnings": [],
 }

@@ -1,8 +1,10 @@
 """The delays before a worker is restarted."""
 
+from threading import Thread
+from types import SimpleNamespace
 from unittest import TestCase, mock
 
-from project.supervisor import HEALTHY_SECONDS, MAX_DELAY_SECONDS, Backoff
+from project.supervisor import HEALTHY_SECONDS, MAX_DELAY_SECONDS, Backoff, RestartSchedule
 
 
 class TestBackoff(TestCase):
@@ -34,3 +36,18 @@ class TestBackoff(TestCase):
         self.assertAlmostEqual(self.backoff.remaining, 0.3)
         self.now += 1
         self.assertEqual(self.backoff.remaining, 0)
+
+
+class TestRestartSchedule(TestCase):
+    def test_death_is_seen_even_if_the_event_was_cleared_after_it(self):
+        server = SimpleNamespace(
+            workers=2, interrupt_signal=False, interrupt_children=[1], respawned_wrks={}
+        )
+        schedule = RestartSchedule(server, is_started=lambda: True)
+
+        waiting = Thread(target=schedule.wait, daemon=True)
+        waiting.start()
+        waiting.join(timeout=5)
+
+        self.assertFalse(waiting.is_alive())
+        self.assertEqual(server.interrupt_children, [1])

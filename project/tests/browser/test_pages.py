@@ -2,6 +2,7 @@
 
 import re
 import time
+from datetime import datetime
 from functools import partial
 from hashlib import sha256
 from io import BytesIO
@@ -136,11 +137,12 @@ class TestDashboard(BrowserTestCase):
         points = page.locator("#activity tr").all()
         self.assertEqual(
             [
-                (row.locator("time").get_attribute("datetime"),
+                (datetime.fromisoformat(row.locator("time").get_attribute("datetime")),
                  *map(int, row.locator("td").all_text_contents()))
                 for row in points
             ],
-            [(point["at"], point["attempts"], point["solved"]) for point in activity["points"]],
+            [(datetime.fromisoformat(point["at"]), point["attempts"], point["solved"])
+             for point in activity["points"]],
         )  # fmt: skip
         leaders = self.ask("/scores/leaderboard?window=day&limit=8")["entries"]
         self.assertEqual(
