@@ -25,11 +25,16 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class NewScore:
-    """A score of a batch, as it is sent."""
+    """A score of a batch, as it is sent.
+
+    `at` is when the answer was given, with a time zone; None means now. Answers may be sent in any
+    order of time.
+    """
 
     user_id: int
     exercise_id: int
     correct: bool
+    at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,7 +196,9 @@ def _json(answer: BaseHTTPResponse) -> Any:
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
+        return {name: field for name, field in asdict(value).items() if field is not None}
+    if isinstance(value, datetime):
+        return value.isoformat()
     raise TypeError(f"{type(value).__name__} is no JSON")
 
 

@@ -6,7 +6,7 @@ import threading
 import time
 import unittest
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from unittest import mock
 
 from eval_client import EvalClient, NewScore, errors, transport
@@ -107,6 +107,16 @@ class TestScores(ClientTestCase):
 
         self.assertEqual(written, [Written(1, True), Written(1, False)])
         self.assertEqual(score.user_id, 8)
+
+    def test_batch_sends_the_times_of_answers(self):
+        client = self.service_client()
+        january = datetime(2026, 1, 5, 9, tzinfo=timezone(timedelta(hours=1)))
+
+        client.scores.upsert_many([NewScore(7, 1, False), NewScore(7, 1, True, at=january)])
+
+        score = client.scores.get(1)
+        self.assertFalse(score.correct)
+        self.assertEqual(score.solved_at, january)
 
     def test_are_deleted_by_administrators(self):
         self.service_client([(7, 1, True)])
