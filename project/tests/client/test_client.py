@@ -25,6 +25,7 @@ tokens = Tokens(SECRET)
 LEARNER = tokens.issue(User(7), days=1)
 SERVICE = tokens.issue(User(1, is_service=True), days=1)
 ADMIN = tokens.issue(User(2, is_admin=True), days=1)
+EXPIRED = tokens.issue(User(7), days=-1)
 
 UNAVAILABLE = {"status": "error", "message": "Later.", "code": "unavailable"}
 VALUE = {"status": "success", "data": {"name": "visits", "value": 1}}
@@ -369,6 +370,7 @@ class TestErrors(ClientTestCase):
             (errors.Forbidden, lambda: client.scores.delete(1)),
             (errors.InvalidQuery, lambda: list(client.scores.find(page_size=0))),
             (errors.InvalidToken, self.client("nobody").scores.progress),
+            (errors.TokenExpired, self.client(EXPIRED).scores.progress),
             (errors.IdempotencyKeyReused, lambda: client.counters.increment("c", key="mine")),
         ):
             with self.subTest(error.kind), self.assertRaises(error) as raised:
