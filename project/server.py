@@ -31,8 +31,8 @@ from project import durability, heartbeats, logs, metrics, migration, postgres
 from project.api.idempotency import queries as keys
 from project.app import Service
 from project.config import SettingError, Settings
+from project.embedded import EmbeddedPostgres
 from project.extensions import AWAY, db
-from project.postgres import EmbeddedPostgres
 from project.supervisor import RestartSchedule
 from project.users import User
 

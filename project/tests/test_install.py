@@ -10,7 +10,7 @@ from pathlib import Path
 from unittest import TestCase
 
 from project.config import SettingError
-from project.postgres import EmbeddedPostgres
+from project.embedded import EmbeddedPostgres
 from project.tests.processes import ROOT
 
 NOBODY = 65534

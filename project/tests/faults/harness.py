@@ -25,7 +25,7 @@ from sqlalchemy.engine import make_url
 
 from project import create_app, db
 from project.config import TestingConfig
-from project.postgres import EmbeddedPostgres
+from project.embedded import EmbeddedPostgres
 from project.tests.processes import LATENESS_SECONDS, ROOT, free_port, wait_until
 from project.tokens import Tokens
 from project.users import User
@@ -51,11 +51,12 @@ class Postgres:
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="eval-faults-"))
+        self.embedded = EmbeddedPostgres(self._folder / "postgres")
         self.start()
 
     def start(self) -> None:
-        self._embedded = EmbeddedPostgres(self._folder / "postgres")
-        self.url = self._embedded.url.render_as_string(hide_password=False)
+        self.embedded.start()
+        self.url = self.embedded.url.render_as_string(hide_password=False)
 
     @property
     def pid(self) -> int:
@@ -83,10 +84,10 @@ class Postgres:
 
     def halt(self) -> None:
         """Stop it in order, if it runs."""
-        self._embedded._started().stop()
+        self.embedded.stop()
 
     def is_running(self) -> bool:
-        return self._embedded._started().is_running()
+        return self.embedded.is_running()
 
     def restart(self) -> None:
         self.halt()
@@ -105,7 +106,7 @@ class Postgres:
 
     def stop(self) -> None:
         with suppress(Exception):
-            self._embedded._started().cleanup()
+            self.embedded.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
