@@ -225,7 +225,8 @@ class EmbeddedPostgres:
                 return f"not ready after {START_SECONDS:g} s"
             time.sleep(POLL_SECONDS)
         lines = self.log.read_bytes()[size:].decode(errors="replace").splitlines()
-        fatal = [line for line in lines if "FATAL" in line]
+        # The processes of a killed server may write to the log as well.
+        fatal = [line for line in lines if f"[{process.pid}] FATAL" in line]
         return (fatal or lines or [f"exit code {process.returncode}"])[-1]
 
     def _stop(self) -> None:

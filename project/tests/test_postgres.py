@@ -186,6 +186,20 @@ class TestLife(EmbeddedTestCase):
         self.assertEqual(second.leave(), 0)
         self.assert_stopped(pid)
 
+    def test_killed_server_is_started_again_while_its_processes_end(self):
+        server = self.embedded(self.folder)
+        place = {"host": server.url.query["host"], "user": "postgres", "dbname": "postgres"}
+        for _ in range(3):
+            connections = [psycopg2.connect(**place) for _ in range(40)]
+
+            os.kill(postmaster(self.folder), signal.SIGKILL)
+            wait_until(lambda: not server.is_running())
+
+            self.assertTrue(server.keep_running())
+            self.assertEqual(self.ask(server), 1)
+            for connection in connections:
+                connection.close()
+
     def test_ends_with_a_command_that_is_told_to_end(self):
         """SIGTERM, as Docker and systemd send it; also its children are gone."""
         place = self.enterContext(house())
