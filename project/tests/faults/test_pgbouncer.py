@@ -28,7 +28,7 @@ from project.tests.faults.harness import (
     Service,
     load,
 )
-from project.tests.processes import free_port, wait_until
+from project.tests.processes import wait_until
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
 
@@ -40,9 +40,9 @@ INI = """
 * = host={host} port={behind} user={user}
 [pgbouncer]
 user = {owner}
-listen_addr = 127.0.0.1
-listen_port = {port}
-unix_socket_dir =
+listen_addr =
+unix_socket_dir = {folder}
+unix_socket_mode = 0700
 auth_type = any
 pool_mode = transaction
 default_pool_size = {shared}
@@ -56,16 +56,19 @@ class PgBouncer:
     """A pooler in transaction mode, in front of a PostgreSQL."""
 
     def __init__(self, postgres: Postgres, *, ignored: str = "") -> None:
-        behind, port = make_url(postgres.url), free_port()
-        self.url = f"postgresql://{behind.username}@127.0.0.1:{port}/{behind.database}"
+        behind = make_url(postgres.url)
         self._folder = tempfile.TemporaryDirectory(prefix="eval-pgbouncer-")
-        ini = Path(self._folder.name) / "pgbouncer.ini"
+        folder = self._folder.name
+        self.url = f"postgresql://{behind.username}@:6432/{behind.database}?host={folder}"
+        ini = Path(folder) / "pgbouncer.ini"
         host = str(behind.query["host"])
-        # It refuses to run as root, and has to reach the socket.
-        said = {"host": host, "user": behind.username, "owner": Path(host).owner()}
+        # PgBouncer refuses to run as root, and has to reach both sockets.
+        owner = Path(host).owner()
+        shutil.chown(folder, owner)
+        said = {"host": host, "user": behind.username, "owner": owner, "folder": folder}
         with closing(psycopg2.connect(host=host, user=behind.username)) as connection:
             said["behind"] = connection.info.port  # which PGPORT may have said
-        ini.write_text(INI.format(**said, port=port, shared=SHARED, ignored=ignored))
+        ini.write_text(INI.format(**said, shared=SHARED, ignored=ignored))
         self._process = subprocess.Popen([PGBOUNCER, "-q", ini])
         try:
             wait_until(self._answers)
@@ -246,7 +249,7 @@ class TestConnectionsWithOptions(ConnectionsTestCase):
     """The URL has session settings of the operator, which the pooler would reject."""
 
     query = (
-        "?options=-c%20search_path%3D%22%24user%22,public,it%27s"
+        "&options=-c%20search_path%3D%22%24user%22,public,it%27s"
         "%20-cstatement_timeout%3D5s%20--work-mem%3D5MB"
     )
 
