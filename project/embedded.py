@@ -130,17 +130,18 @@ class EmbeddedPostgres:
             check=False, text=True,
         )  # fmt: skip
         if done.returncode:
-            raise SettingError(f"{program} of the embedded PostgreSQL failed: {done.stderr}")
+            error = " ".join(done.stderr.split())
+            raise SettingError(f"The program {program} of the embedded PostgreSQL failed: {error}")
 
     def _start(self) -> None:
         try:
             self._create_directory()
             with _locked(self._beside("lock")):
+                self._ensure_running()
                 if self._users is None:
                     self._users = _open_lock(self._beside("users"))
                     fcntl.flock(self._users, fcntl.LOCK_SH)
                     atexit.register(self.close)
-                self._ensure_running()
         except OSError as error:
             raise SettingError(
                 f"The embedded PostgreSQL in {self.directory} cannot be started ({error}): "
@@ -218,12 +219,16 @@ class EmbeddedPostgres:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         deadline = time.monotonic() + START_SECONDS
-        while process.poll() is None:
-            if self._state() == (process.pid, "ready"):
-                return None
-            if time.monotonic() > deadline:
-                return f"not ready after {START_SECONDS:g} s"
-            time.sleep(POLL_SECONDS)
+        try:
+            while process.poll() is None:
+                if self._state() == (process.pid, "ready"):
+                    return None
+                if time.monotonic() > deadline:
+                    return f"not ready after {START_SECONDS:g} s"
+                time.sleep(POLL_SECONDS)
+        except KeyboardInterrupt:
+            process.terminate()
+            raise
         lines = self.log.read_bytes()[size:].decode(errors="replace").splitlines()
         # The processes of a killed server may write to the log as well.
         fatal = [line for line in lines if f"[{process.pid}] FATAL" in line]
@@ -255,7 +260,7 @@ class EmbeddedPostgres:
         The process that postmaster.pid names may have ended, or be another program by now.
         """
         state = self._state()
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.Error):
             if state and str(self.directory) in psutil.Process(state[0]).cmdline():
                 return state[0]
         return None

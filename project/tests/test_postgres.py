@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 from unittest import TestCase, mock
@@ -186,6 +187,20 @@ class TestLife(EmbeddedTestCase):
         self.assertEqual(second.leave(), 0)
         self.assert_stopped(pid)
 
+    def test_server_is_started_once_by_processes_that_begin_at_once(self):
+        processes = self.processes(4)
+
+        with ThreadPoolExecutor(4) as pool:
+            started = list(
+                pool.map(lambda one: one.run("SELECT pg_postmaster_start_time()"), processes)
+            )
+
+        self.assertEqual(len(set(started)), 1, started)
+        self.assertTrue(started[0])
+        pid = postmaster(self.folder)
+        self.assertEqual([process.leave() for process in processes], [0] * 4)
+        self.assert_stopped(pid)
+
     def test_killed_server_is_started_again_while_its_processes_end(self):
         server = self.embedded(self.folder)
         place = {"host": server.url.query["host"], "user": "postgres", "dbname": "postgres"}
@@ -278,10 +293,11 @@ class TestFolder(EmbeddedTestCase):
         with (self.folder / "postgresql.auto.conf").open("a") as settings:
             settings.write("no_such_setting = 1\n")
 
-        with self.assertRaisesRegex(SettingError, "does not start .*FATAL.*see .*log") as raised:
-            server.start()
+        for _ in range(2):
+            with self.assertRaisesRegex(SettingError, "not start .*FATAL.*see .*log") as raised:
+                _ = server.url
 
-        self.assertNotIn("\n", raised.exception.message)
+            self.assertNotIn("\n", raised.exception.message)
 
     def leave_stale(self, folder, pid):
         """Make a database that was left in a hurry: its file names a process of now."""
