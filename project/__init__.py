@@ -30,6 +30,7 @@ from project.config import SettingError, Settings
 from project.dashboard.views import dashboard_blueprint
 from project.embedded import embedded_postgres
 from project.extensions import cors, db, migrate
+from project.heavy_reads import HeavyReads
 from project.metrics import UsersMetrics
 from project.places import STUCK_SECONDS, Places, Seats
 from project.tokens import Tokens
@@ -131,6 +132,7 @@ def create_app(configuration: str | type | None = None) -> Service:
     places = max(1, settings.threads - SPARE_THREADS)
     lookups = Places(max(1, int(places * LOOKUP_SHARE)), LOOKUP_PATIENCE_SECONDS)
     app.places = Places(places)
+    app.extensions["heavy_reads"] = HeavyReads(callers=max(1, places // 2))
     app.unbounded = ASKING_NOBODY
     app.extensions["tokens"] = tokens
     app.extensions["callers"] = Callers(tokens, users, lookups)

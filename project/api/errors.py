@@ -23,6 +23,7 @@ from werkzeug.exceptions import HTTPException
 from project.app import NamedRequest
 from project.combiner import Overdue, StillUnderway
 from project.extensions import OutcomeUnknown
+from project.heavy_reads import TooManyHeavyReads
 from project.metrics import POOL_TIMEOUTS
 from project.pages import POLICY
 from project.places import NoPlace
@@ -224,6 +225,7 @@ OUTCOME_UNKNOWN = "so its outcome is unknown. Repeat the request with the same I
 OVERLOADED: dict[type[Exception], str] = {
     NoPlace: "all threads of this process are busy.",
     Overdue: "a write waited in the queue for too long.",
+    TooManyHeavyReads: "too many expensive reads run in this process.",
     PoolTimeout: "no connection of the pool became free in time.",
 }
 
@@ -350,8 +352,8 @@ def _root_of(error: BaseException) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
-def from_waiting(error: PoolTimeout | Overdue | NoPlace) -> Response:
-    """Answer 503 if no thread, connection or place in a batch became free in time."""
+def from_waiting(error: PoolTimeout | Overdue | NoPlace | TooManyHeavyReads) -> Response:
+    """Return 503 if no thread, connection, slot or place in a batch became free in time."""
     if isinstance(error, PoolTimeout):
         POOL_TIMEOUTS.inc()
     current_app.logger.warning("Overloaded, %s", OVERLOADED[type(error)])
@@ -382,5 +384,6 @@ def register(app: APIFlask) -> None:
     app.register_error_handler(PoolTimeout, from_waiting)
     app.register_error_handler(Overdue, from_waiting)
     app.register_error_handler(NoPlace, from_waiting)
+    app.register_error_handler(TooManyHeavyReads, from_waiting)
     app.register_error_handler(UsersUnavailable, from_users)
     app.register_error_handler(Exception, internal)

@@ -17,7 +17,7 @@ from flask import Response, current_app, request
 
 from project.api.errors import InvalidQuery
 from project.api.fields import PageQuery
-from project.api.responses import not_modified, success
+from project.api.responses import not_modified, success, unchanged
 from project.listings import Listing
 
 SIGNATURE_BYTES = 16
@@ -86,4 +86,4 @@ class Page:
                 f'<{request.root_path}{request.path}?{following}>; rel="next"'  # RFC 8288
             )
         data = {name: orjson.Fragment(listing.rows), "next_cursor": cursor}
-        return success(data, headers=headers)
+        return unchanged(listing.etag) or success(data, headers=headers)

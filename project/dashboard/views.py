@@ -19,6 +19,7 @@ from project.api.fields import Omittable, Strict
 from project.api.scores import activity, standings
 from project.api.scores.activity import SHAPES, Window
 from project.dashboard.sparkline import line
+from project.heavy_reads import heavy_reads
 from project.pages import page, versioned
 
 dashboard_blueprint = APIBlueprint("dashboard", __name__)
@@ -74,26 +75,26 @@ def show_dashboard(query_data: DashboardQuery) -> Response:
         last=LAST[window],
         prefix=prefix,
         now=now,
-        today=activity.select_today(now),
+        today=heavy_reads().share(activity.select_today),
         counters=shown,
         more=more,
-        **({} if query_data.brief is not None else _within(window, now)),
+        **({} if query_data.brief is not None else heavy_reads().share(_within, window)),
     )
 
 
-def _within(window: Window, now: datetime) -> dict[str, Any]:
+def _within(window: Window) -> dict[str, Any]:
     """Return what happened in a window; the longer it is, the longer that takes."""
     return {
-        "points": activity.select_points(window, now),
-        "leaders": _leaders(window, now),
-        "failures": activity.select_failures(window, now, limit=MOST_ROWS),
+        "points": activity.select_points(window),
+        "leaders": _leaders(window),
+        "failures": activity.select_failures(window, MOST_ROWS),
     }
 
 
-def _leaders(window: Window, now: datetime) -> list[dict[str, Any]]:
+def _leaders(window: Window) -> list[dict[str, Any]]:
     listing = standings.select_leaderboard(
         tie="competition",
-        since=now - activity.LENGTHS[window],
+        since=datetime.now(UTC) - activity.LENGTHS[window],
         after=None,
         limit=MOST_ROWS,
         known=(),

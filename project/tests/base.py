@@ -12,6 +12,7 @@ from sqlalchemy import URL, make_url, text
 
 from project import create_app, db, migration
 from project.config import TestingConfig
+from project.heavy_reads import HeavyReads
 from project.tests.users_service import FakeUsersService
 
 Answer = Any
@@ -35,6 +36,8 @@ def shared_app() -> APIFlask:
     """Return the app of this run, on a database with the schema of this code."""
     known = {"USERS_SERVICE_URL": users_service().url}
     app = create_app(type("SuiteConfig", (TestingConfig,), known))
+    # Tests read right after they write.
+    app.extensions["heavy_reads"] = HeavyReads(callers=8, reuse_seconds=0)
     with app.app_context():
         migration.recreate()
     return app

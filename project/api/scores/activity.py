@@ -73,19 +73,20 @@ def intervals(window: Window, now: datetime) -> tuple[datetime, datetime]:
     return last - (count - 1) * step, last
 
 
-def select_points(window: Window, now: datetime) -> Sequence[Row]:
+def select_points(window: Window) -> Sequence[Row]:
     """Return how many attempts there were in each interval, and how many scores were solved."""
-    first, last = intervals(window, now)
+    first, last = intervals(window, datetime.now(UTC))
     seconds = SHAPES[window].step.total_seconds()
     return db.read(POINTS, since=first, until=last, seconds=seconds)
 
 
-def select_today(now: datetime) -> Row:
+def select_today() -> Row:
     """Return what happened since midnight in UTC: attempts, by how many users, and solves."""
+    now = datetime.now(UTC)
     [row] = db.read(TODAY, midnight=now - (now - MIDNIGHT) % timedelta(days=1))
     return row
 
 
-def select_failures(window: Window, now: datetime, *, limit: int) -> Sequence[Row]:
-    """Return the exercises with the most wrong answers in the time before now, worst first."""
-    return db.read(FAILURES, since=now - LENGTHS[window], limit=limit)
+def select_failures(window: Window, limit: int) -> Sequence[Row]:
+    """Return the exercises with the most wrong answers in the window, most wrong answers first."""
+    return db.read(FAILURES, since=datetime.now(UTC) - LENGTHS[window], limit=limit)

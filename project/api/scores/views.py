@@ -1,6 +1,7 @@
 """The endpoints of scores: take apart, call, answer."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,6 +31,7 @@ from project.api.responses import (
     versioned,
 )
 from project.api.scores import activity, queries, standings, time_zones, writes
+from project.api.scores.activity import Window
 from project.api.scores.queries import AnswerPosition, NewAttempt, ScoreRow
 from project.api.scores.schemas import (
     Activity,
@@ -52,7 +54,9 @@ from project.api.scores.schemas import (
     Stats,
     Written,
 )
-from project.api.scores.standings import Standing
+from project.api.scores.standings import Standing, Tie
+from project.heavy_reads import heavy_reads
+from project.listings import Listing
 from project.users import User
 
 scores_blueprint = APIBlueprint("scores", __name__)
@@ -255,11 +259,11 @@ def get_activity(query_data: ActivityQuery) -> Response:
 
     A day is cut into 24 hours, a week into 28 quarters of a day, a month into 30 days, all of UTC;
     the last interval is the one that is not over yet. Today began at midnight in UTC. Whatever
-    was deleted since is not counted.
+    was deleted since is not counted. Concurrent requests share a result, which may be a second old.
     """
-    now = datetime.now(UTC)
-    points = activity.select_points(query_data.window, now)
-    return versioned({"points": points, "today": activity.select_today(now)})
+    reads = heavy_reads()
+    points = reads.share(activity.select_points, query_data.window)
+    return versioned({"points": points, "today": reads.share(activity.select_today)})
 
 
 @scores_blueprint.get("/scores/failures")
@@ -270,11 +274,10 @@ def list_failures(query_data: FailuresQuery) -> Response:
     """List the exercises that got most wrong answers lately, the worst first.
 
     `day`, `week` and `month` are the last 24 hours, 7 days and 30 days. Of exercises with as many
-    wrong answers, that with fewer attempts comes first.
+    wrong answers, that with fewer attempts comes first. Concurrent requests share a result, which
+    may be a second old.
     """
-    exercises = activity.select_failures(
-        query_data.window, datetime.now(UTC), limit=query_data.limit
-    )
+    exercises = heavy_reads().share(activity.select_failures, query_data.window, query_data.limit)
     return versioned({"exercises": exercises})
 
 
@@ -289,6 +292,9 @@ def get_leaderboard(caller: User | None, query_data: LeaderboardQuery) -> Respon
     Most solved first; of those with as many, who solved the last of them first. `day`, `week` and
     `month` are the last 24 hours, 7 days and 30 days. Who solved nothing in the window has no
     rank. With `around` the page is the user's neighbors and `limit` is ignored; `me` needs a token.
+
+    Concurrent requests for a page of `day`, `week` or `month` share a result, which may be a second
+    old. With `window=all` and with `around`, ranks are exact at the moment of the response.
     """
     if query_data.around is None:
         return _leaderboard(query_data.model_copy(update={"span": None}))
@@ -299,16 +305,12 @@ def get_leaderboard(caller: User | None, query_data: LeaderboardQuery) -> Respon
 
 def _leaderboard(query: LeaderboardQuery) -> Response:
     page = Page(query)
-    since, after = _since(query), None
-    if page.after is not None:
-        solved, last_solved_at, user_id, window = page.after.split(" ")
-        after = Standing(int(solved), datetime.fromisoformat(last_solved_at), int(user_id))
-        # All pages look at the same window, however long the reader takes.
-        since = datetime.fromisoformat(window) if since else None
-    listing = standings.select_leaderboard(
-        tie=query.tie, since=since, after=after, limit=page.limit, known=known_etags()
-    )
-    begins = since.isoformat() if since else "-"
+    if query.window == "all":
+        begins, listing = "-", _all_time_page(query.tie, page)
+    else:
+        begins, listing = heavy_reads().share(
+            _window_page, query.window, query.tie, page.after, page.limit
+        )
 
     def place(entry: dict[str, Any]) -> str:
         return f"{entry['solved']} {entry['last_solved_at']} {entry['user_id']} {begins}"
@@ -316,14 +318,43 @@ def _leaderboard(query: LeaderboardQuery) -> Response:
     return page.answer("entries", listing, place)
 
 
-def _neighbours(query: LeaderboardQuery, user_id: int) -> Response:
-    listing = standings.select_neighbours(
-        user_id,
-        SPAN if query.span is None else query.span,
-        tie=query.tie,
-        since=_since(query),
-        known=known_etags(),
+def _all_time_page(tie: Tie, page: Page) -> Listing:
+    after = _standing(page.after)[0] if page.after else None
+    return standings.select_leaderboard(
+        tie=tie, since=None, after=after, limit=page.limit, known=known_etags()
     )
+
+
+def _window_page(window: Window, tie: Tie, after: str | None, limit: int) -> tuple[str, Listing]:
+    """Return the time at which the window begins, and the page behind `after`."""
+    if after is None:
+        position, begins = None, (datetime.now(UTC) - activity.LENGTHS[window]).isoformat()
+    else:
+        # All pages show the same window, however long the client takes.
+        position, begins = _standing(after)
+    since = datetime.fromisoformat(begins)
+    listing = standings.select_leaderboard(
+        tie=tie, since=since, after=position, limit=limit, known=()
+    )
+    return begins, listing
+
+
+def _standing(place: str) -> tuple[Standing, str]:
+    """Return the position that a cursor names, and when its window begins."""
+    solved, last_solved_at, user_id, begins = place.split(" ")
+    return Standing(int(solved), datetime.fromisoformat(last_solved_at), int(user_id)), begins
+
+
+def _neighbours(query: LeaderboardQuery, user_id: int) -> Response:
+    # Not shared: callers that have just written see their own rank.
+    with nullcontext() if query.window == "all" else heavy_reads().slot():
+        listing = standings.select_neighbours(
+            user_id,
+            SPAN if query.span is None else query.span,
+            tie=query.tie,
+            since=_since(query),
+            known=known_etags(),
+        )
     if listing.rows is None:
         return not_modified(listing.etag)
     entries = orjson.loads(listing.rows)
@@ -339,9 +370,14 @@ def _since(query: LeaderboardQuery) -> datetime | None:
 def _page(query: PageQuery, **owner: int) -> Response:
     page = Page(query, **owner)
     filters = query.model_dump(exclude={"limit", "cursor"}) | owner
-    listing = queries.select_page(
-        after=int(page.after or 0), limit=page.limit, known=known_etags(), **filters
+    # Few scores may pass these filters, so that PostgreSQL reads those of all users.
+    is_heavy = filters["user_id"] is None and any(
+        filters[name] is not None for name in ("correct", "updated_since")
     )
+    with heavy_reads().slot() if is_heavy else nullcontext():
+        listing = queries.select_page(
+            after=int(page.after or 0), limit=page.limit, known=known_etags(), **filters
+        )
     return page.answer("scores", listing, place=lambda score: score["id"])
 
 
