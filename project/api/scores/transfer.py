@@ -262,6 +262,7 @@ def _target(file: File) -> Iterator[IO[bytes]]:
     if file.is_standard:
         yield sys.stdout.buffer
         return
+    _require_own(file.path)
     with _written(file.path, like=file.path) as target:
         if file.path.suffix.lower() != ".gz":
             yield target
@@ -269,6 +270,23 @@ def _target(file: File) -> Iterator[IO[bytes]]:
         # Without name and time, so that the same scores are the same bytes.
         with gzip.GzipFile("", "wb", 6, target, mtime=0) as packed:
             yield packed  # type: ignore[misc]  # it is one
+
+
+def _require_own(path: Path) -> None:
+    """Raise ClickException if `path` was created by another user in a folder like /tmp.
+
+    It could be a link to any file, a pipe that the other user reads, or a file with its mode. These
+    are the rules of fs.protected_symlinks, fs.protected_fifos and fs.protected_regular, which
+    not every system sets, and which do not apply to a name that is resolved here.
+    """
+    if not os.path.lexists(path):
+        return
+    folder, owner = path.parent.stat(), path.lstat().st_uid
+    if folder.st_mode & stat.S_IWOTH and owner not in {os.geteuid(), folder.st_uid}:
+        raise ClickException(
+            f"{format_filename(path)} belongs to another user, in a folder that all users can "
+            "write to. Choose another name or folder. Nothing is exported."
+        )
 
 
 @contextmanager

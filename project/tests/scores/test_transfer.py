@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import unittest
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -572,6 +573,21 @@ class TestSkipInvalid(TransferTestCase):
             self.assertIn(f",{attempts},", (self.folder / name).read_text())
         self.assertEqual(len(self.names()), 4)
 
+    def test_rejected_file_never_follows_a_link(self):
+        secret = self.folder / "secret"
+        secret.write_text("kept")
+        for target in (secret, self.folder / "dangling"):
+            with self.subTest(target.name):
+                link = self.folder / "scores.csv.rejected"
+                link.unlink(missing_ok=True)
+                link.symlink_to(target)
+
+                self.load(HEADER, score(attempts="x"), options=["--skip-invalid"], code=1)
+
+                self.assertTrue(link.is_symlink())
+                self.assertEqual(secret.read_text(), "kept")
+                self.assertFalse((self.folder / "dangling").exists())
+
     def test_rejected_file_with_a_number_is_imported(self):
         said = self.load(HEADER, score(), name="scores.csv.gz.rejected.12")
 
@@ -748,6 +764,52 @@ class TestExport(TransferTestCase):
 
         self.assertTrue((self.folder / "out.csv").is_symlink())
         self.assertEqual((self.folder / "real.csv").read_bytes(), exported)
+
+    @unittest.skipUnless(os.geteuid() == 0, "only root can create files of other users")
+    def test_export_rejects_what_another_user_created_in_a_shared_folder(self):
+        """As in /tmp: it could be a link to any file, a pipe that is read, or readable to all."""
+        shared = self.folder / "shared"
+        shared.mkdir()
+        shared.chmod(0o1777)
+        secret = self.folder / "secret"
+        secret.write_text("kept")
+        kinds = {
+            "link": lambda path: path.symlink_to(secret),
+            "dangling": lambda path: path.symlink_to(self.folder / "new"),
+            "file": Path.touch,
+            "pipe": os.mkfifo,
+        }
+        for kind, create in kinds.items():
+            with self.subTest(kind):
+                path = shared / f"{kind}.csv"
+                create(path)
+                os.chown(path, 4711, 4711, follow_symlinks=False)
+                before = path.lstat()
+
+                result = self.manage("export_scores", str(path))
+
+                self.assertEqual(result.exit_code, 1, result.output)
+                self.assertIn(f"{path} belongs to another user", result.output)
+                self.assertEqual(path.lstat(), before)
+        self.assertEqual(secret.read_text(), "kept")
+        self.assertFalse((self.folder / "new").exists())
+
+    def test_export_replaces_our_own_file_in_a_shared_folder(self):
+        self.folder.chmod(0o1777)
+        (self.folder / "out.csv").touch()
+
+        exported = self.export()
+
+        self.assertTrue(exported)
+
+    def test_export_replaces_one_name_of_a_hard_link(self):
+        (self.folder / "out.csv").write_text("earlier")
+        (self.folder / "other.csv").hardlink_to(self.folder / "out.csv")
+
+        exported = self.export()
+
+        self.assertTrue(exported.startswith(b"id,"), exported)
+        self.assertEqual((self.folder / "other.csv").read_text(), "earlier")
 
     def test_export_error_names_the_file_of_the_user(self):
         (self.folder / "file").touch()
