@@ -175,10 +175,19 @@ class PayloadTooLarge(ApiError):
 
 
 class UnsupportedMediaType(ApiError):
-    """The body is not `application/json`."""
+    """The body is not `application/json`, or has a Content-Encoding."""
 
     status, slug = 415, "unsupported_media_type"
     message = "Unsupported media type. Send application/json."
+
+
+class UnsupportedContentEncoding(UnsupportedMediaType):
+    """The body is compressed."""
+
+    message = "Unsupported content encoding. Send the body without Content-Encoding."
+
+    def __init__(self) -> None:
+        super().__init__(headers={"Accept-Encoding": "identity"})  # RFC 9110, section 15.5.16
 
 
 class IdempotencyKeyReused(ApiError):

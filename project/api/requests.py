@@ -11,7 +11,13 @@ from typing import Any, NoReturn, TypeVar, cast
 from flask import Request, Response, current_app, request
 
 from project import tracing
-from project.api.errors import InvalidPayload, InvalidQuery, PayloadTooLarge, UnsupportedMediaType
+from project.api.errors import (
+    InvalidPayload,
+    InvalidQuery,
+    PayloadTooLarge,
+    UnsupportedContentEncoding,
+    UnsupportedMediaType,
+)
 from project.app import BEGAN, NamedRequest, Service
 from project.logs import Served
 from project.metrics import RequestMetrics
@@ -65,6 +71,8 @@ class JsonRequest(NamedRequest):
         """
         if self._has_no_body():
             return None
+        if self.headers.get("Content-Encoding", "").lower() not in {"", "identity"}:
+            raise UnsupportedContentEncoding
         with current_app.extensions["seats"].taken():
             body = self._read(cache)
         if not body:

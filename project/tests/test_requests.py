@@ -1,5 +1,6 @@
 """Requests as nobody should send them, and what holds for every answer."""
 
+import gzip
 import io
 import json
 import re
@@ -294,6 +295,40 @@ class TestContentType(RequestsTestCase):
 
                     self.assert_fails(answer, 415, "unsupported_media_type")
         self.assert_nothing_was_written()
+
+    def test_body_is_rejected_when_it_has_a_content_encoding(self):
+        """Whether or not the body is really compressed."""
+        for coding in (
+            "gzip",
+            "GZIP",
+            "x-gzip",
+            "deflate",
+            "br",
+            "zstd",
+            "gzip, gzip",
+            "aws-chunked",
+        ):
+            for body in (gzip.compress(SCORE), SCORE):
+                for method, path in WRITES:
+                    with self.subTest(coding, method=method, path=path):
+                        headers = {**ADMIN, "Content-Encoding": coding}
+
+                        answer = self.send(method, path, body, headers=headers)
+
+                        body_ = self.assert_fails(answer, 415, "unsupported_media_type")
+                        self.assertIn("without Content-Encoding", body_["message"])
+                        self.assertEqual(answer.headers["Accept-Encoding"], "identity")
+        self.assert_nothing_was_written()
+
+    def test_body_is_accepted_when_its_content_encoding_is_identity(self):
+        for number, coding in enumerate(("identity", "Identity", ""), start=1):
+            with self.subTest(coding):
+                body = b'{"exercise_id": %d, "correct": true}' % number
+                headers = {**ADMIN, "Content-Encoding": coding}
+
+                answer = self.send("POST", "/scores", body, headers=headers)
+
+                self.assertEqual(answer.status_code, 201)
 
     def test_may_name_its_charset(self):
         for number, content_type in enumerate(
