@@ -140,6 +140,7 @@ class TestRoutes(BaseTestCase):
             "/scores/leaderboard?window=day&around=7",
             "/scores?correct=false",
             "/scores?updated_since=2026-11-25T09:00:00Z",
+            "/scores?user_id=7&updated_since=2026-11-25T09:00:00Z",
         )
         with self.reads.slot():
             for path in heavy:

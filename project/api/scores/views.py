@@ -370,9 +370,9 @@ def _since(query: LeaderboardQuery) -> datetime | None:
 def _page(query: PageQuery, **owner: int) -> Response:
     page = Page(query, **owner)
     filters = query.model_dump(exclude={"limit", "cursor"}) | owner
-    # Few scores may pass these filters, so that PostgreSQL reads those of all users.
-    is_heavy = filters["user_id"] is None and any(
-        filters[name] is not None for name in ("correct", "updated_since")
+    # The first filter reads the answers since that time; the second one may read all scores.
+    is_heavy = filters["updated_since"] is not None or (
+        filters["correct"] is not None and filters["user_id"] is None
     )
     with heavy_reads().slot() if is_heavy else nullcontext():
         listing = queries.select_page(
