@@ -119,6 +119,35 @@ class TestFiles(BaseTestCase):
             self.assertEqual(answer.mimetype, "text/css")
             self.assertEqual(answer.headers["X-Content-Type-Options"], "nosniff")
 
+    def test_file_is_sent_whole_when_a_range_is_requested(self):
+        """A server may ignore Range (RFC 9110, section 14.2); many small ranges cost nothing."""
+        many = ",".join(f"{first}-{first}" for first in range(5000))
+        for path in ("/static/style.css", "/openapi.json", "/docs"):
+            whole = self.client.get(path).data
+            for ranges in ("0-10", "-1", "99999999-", f"{2**64}-", "9-1", "a-b", "0-,0-", many):
+                with self.subTest(path, ranges=ranges[:20]):
+                    answer = self.client.get(path, headers={"Range": f"bytes={ranges}"})
+
+                    self.assertEqual((answer.status_code, answer.data), (200, whole))
+
+    def test_file_is_compressed_only_when_the_client_accepts_gzip(self):
+        for accepted, coding in [
+            ("*", "gzip"),
+            ("GZIP", "gzip"),
+            ("br, gzip;q=0.1", "gzip"),
+            ("gzip;q=0", None),
+            ("gzip;q=x", None),
+            ("*;q=0", None),
+            ("br, zstd", None),
+            ("", None),
+            ("a;q=0.1," * 5000, None),
+        ]:
+            with self.subTest(accepted[:20]):
+                answer = self.client.get("/openapi.json", headers={"Accept-Encoding": accepted})
+
+                self.assertEqual(answer.headers.get("Content-Encoding"), coding)
+                self.assertEqual(answer.headers["Vary"], "Accept-Encoding")
+
     def test_are_kept_only_by_the_address_of_this_version(self):
         for query in ("", "?v=", "?v=0123456789abcdef"):
             with self.subTest(query):
