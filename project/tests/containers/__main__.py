@@ -189,6 +189,17 @@ def all_start_at_once(stack: Stack) -> None:
     check(set(restarts.split()) == {"0"}, f"containers were started again: {restarts.split()}")
 
 
+def replicas_have_no_privileges(stack: Stack) -> None:
+    """Give the service no capabilities, and no programs that run as another user."""
+    run = ("exec", "-T", REPLICAS[0])
+    status = stack.compose(*run, "cat", "/proc/1/status")
+    check("CapBnd:\t0000000000000000" in status and "Uid:\t10001" in status, status)
+    # find fails on folders that this user cannot read.
+    find = "find / -xdev -type f -perm /6000 2>/dev/null || true"
+    setuid = stack.compose(*run, "sh", "-c", find)
+    check(not setuid, f"setuid programs: {setuid}")
+
+
 def a_replica_is_killed(stack: Stack) -> None:
     """Lose nothing that was answered, and answer keyed writes and reads on the first try."""
     with load(stack, "killed") as running:
@@ -230,6 +241,7 @@ def errors_are_json(stack: Stack) -> None:
 
 TRIALS = [
     all_start_at_once,
+    replicas_have_no_privileges,
     limits_are_shared,
     a_replica_is_killed,
     replicas_are_replaced,
