@@ -1,6 +1,7 @@
 """A request as this API takes it: JSON without ambiguity, and no parameter unread."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -9,11 +10,13 @@ from time import perf_counter, time
 from typing import Any, NoReturn, TypeVar, cast
 
 from flask import Request, Response, current_app, request
+from werkzeug.wsgi import host_is_trusted
 
 from project import tracing
 from project.api.errors import (
     InvalidPayload,
     InvalidQuery,
+    NotFound,
     PayloadTooLarge,
     UnsupportedContentEncoding,
     UnsupportedMediaType,
@@ -23,6 +26,10 @@ from project.logs import Served
 from project.metrics import RequestMetrics
 
 REQUEST_ID = "X-Request-ID"
+# A host name (also with underscores, as containers have them) or address, and maybe a port. The
+# server joins several Host headers by commas.
+HOST = re.compile(r"([\w.~-]{1,253}|\[[0-9a-f:.]{2,45}\])(:[0-9]{0,5})?", re.ASCII | re.IGNORECASE)
+WITHOUT_HOST = {"HTTP/1", "HTTP/1.0"}
 View = TypeVar("View", bound=Callable[..., Any])
 
 
@@ -104,7 +111,26 @@ def takes_up_to(bytes_: int) -> Callable[[View], View]:
     return decorator
 
 
-def refuse_unread_parameters(request: Request) -> None:
+def reject_ambiguous_address(request: Request) -> None:
+    """Raise InvalidPayload if the Host header is not exactly one host, NotFound for `//path`.
+
+    Werkzeug ignores repeated slashes at the start of a path, but a proxy that restricts paths may
+    not. HTTP/1.0 has no Host header. Flask's TRUSTED_HOSTS restricts hosts further.
+    """
+    if request.environ["PATH_INFO"].startswith("//"):
+        raise NotFound
+    host = request.environ.get("HTTP_HOST") or ""
+    if not host and request.environ.get("SERVER_PROTOCOL") in WITHOUT_HOST:
+        return
+    if not HOST.fullmatch(host):
+        reason = "Send exactly one Host header with a host and an optional port."
+        raise InvalidPayload({"Host": [reason]})
+    trusted = current_app.config["TRUSTED_HOSTS"]
+    if trusted and not host_is_trusted(host, trusted):
+        raise InvalidPayload({"Host": ["Use a host that this service is configured for."]})
+
+
+def reject_unread_parameters(request: Request) -> None:
     """Raise InvalidQuery if a query parameter is unknown, repeated, or not UTF-8.
 
     A preflight has the query of the request that follows, which another view may answer. Files are
@@ -151,6 +177,10 @@ def register(app: Service, origins: list[str]) -> None:
     depends_on_origin = origins != ["*"]
     requests = RequestMetrics()
 
+    def take_in(request: JsonRequest) -> None:
+        reject_ambiguous_address(request)
+        reject_unread_parameters(request)
+
     def sign(request: JsonRequest, response: Response) -> None:
         response.headers.add(REQUEST_ID, request.id)
         if depends_on_origin:
@@ -162,6 +192,6 @@ def register(app: Service, origins: list[str]) -> None:
             app.log_request(_served(request, route, response.status_code, seconds))
 
     app.request_class = JsonRequest
-    app.take_in = refuse_unread_parameters
+    app.take_in = take_in
     app.complete = sign
     app.asking = lambda: nullcontext(tracing.passed_on(request.environ))
