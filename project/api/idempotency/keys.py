@@ -26,6 +26,7 @@ from project.statements import Connection, Row
 from project.users import User
 
 HEADER = "Idempotency-Key"
+PRECONDITIONS = ("If-Match", "If-None-Match")
 REPLAYED = {"Idempotency-Replayed": "true"}
 
 # Bare, or as a string of RFC 9651, section 3.3.3.
@@ -84,8 +85,17 @@ def sent_key(caller: User | None) -> Key | None:
         raise errors.InvalidPayload({HEADER: [reason]})
     address = client_address(request.remote_addr)
     principal = f"user:{caller.user_id}" if caller else f"address:{address}"
-    request_line = f"{request.method} {request.full_path}\n".encode()
-    return Key(principal, key, hashlib.sha256(request_line + request.get_data()).digest())
+    return Key(principal, key, _fingerprint())
+
+
+def _fingerprint() -> bytes:
+    """Return a hash of everything in the current request that decides what it does."""
+    lines = [f"{request.method} {request.full_path}"]
+    lines += [
+        f"{name}: {request.headers[name]}" for name in PRECONDITIONS if name in request.headers
+    ]
+    head = "".join(f"{line}\n" for line in lines)
+    return hashlib.sha256(head.encode() + request.get_data()).digest()
 
 
 def write_once(

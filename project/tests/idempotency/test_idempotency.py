@@ -115,6 +115,24 @@ class TestReplay(KeyTestCase):
                 self.assert_fails(self.send(**options), 422, "idempotency_key_reused")
         self.assertEqual(self.value(), 1)
 
+    def test_key_is_rejected_for_another_precondition(self):
+        add_counter("visits", 5)
+        path = "/counters/visits"
+        first = self.client.get(path).headers["ETag"]
+        conditions = [{"If-Match": first}, {"If-Match": "*"}, {"If-None-Match": "*"}, {}]
+
+        answers = [
+            self.send(method="PUT", path=path, json={"value": 9}, headers=ADMIN | condition)
+            for condition in conditions
+        ]
+        again = self.send(method="PUT", path=path, json={"value": 9}, headers=ADMIN | conditions[0])
+
+        self.assertEqual(answers[0].status_code, 200)
+        for answer in answers[1:3]:
+            self.assert_fails(answer, 422, "idempotency_key_reused")
+        self.assert_fails(answers[3], 428, "precondition_required")
+        self.assert_replays(answers[0], again)
+
     def test_refuses_what_is_no_key(self):
         for key in ("", " ", "x" * 256, '"', '""', '"a', 'a"b\\', "ä", "a\tb", '"a\\b"'):
             with self.subTest(key=key):
