@@ -51,9 +51,10 @@ SPAN = {"hour": timedelta(hours=24), "day": timedelta(days=30)}
 def home() -> Response:
     """Count a visit and show how many there were.
 
-    The counter is `public:home`. HEAD, and what a browser fetches on suspicion, do not count.
+    The counter is `public:home`. HEAD, prefetches, and visits beyond the rate limit of their
+    address are not counted.
     """
-    if _only_looks_ahead():
+    if _only_looks_ahead() or _is_over_limit():
         counter = queries.select_counter(HOME)
         visits = counter.value if counter else 0
     else:
@@ -67,6 +68,15 @@ def _only_looks_ahead() -> bool:
     """Return whether nobody sees the page: HEAD, or a browser that fetches it on suspicion."""
     purposes = (request.headers.get(name, "") for name in ("Sec-Purpose", "Purpose"))
     return request.method == "HEAD" or any("prefetch" in purpose.lower() for purpose in purposes)
+
+
+def _is_over_limit() -> bool:
+    """Count the request of this address; return whether it is over its limit."""
+    try:
+        _count_address()
+    except errors.RateLimited:
+        return True
+    return False
 
 
 @counter_blueprint.post("/counters/<name>/increment")

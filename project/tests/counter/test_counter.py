@@ -1,3 +1,4 @@
+import re
 from datetime import UTC, datetime, timedelta
 from unittest.mock import patch
 from xml.etree import ElementTree
@@ -467,6 +468,18 @@ class TestAnonymousLimit(CounterTestCase):
         self.assertEqual(answers[0].headers["RateLimit-Policy"], '"anonymous";q=3;w=60')
         self.assertRegex(answers[0].headers["RateLimit"], r'^"anonymous";r=2;t=\d+$')
         self.assertEqual(self.value("public:a"), 4)
+
+    def test_home_page_is_shown_without_counting_when_over_the_limit(self):
+        pages = [self.client.get("/") for _ in range(5)]
+        others = self.client.get("/", environ_base={"REMOTE_ADDR": "203.0.113.9"})
+        looked = self.client.head("/")
+
+        self.assertEqual({page.status_code for page in (*pages, others, looked)}, {200})
+        shown = [re.search(r"Counter: (\d+)", page.get_data(as_text=True))[1] for page in pages]
+        self.assertEqual(shown, ["1", "2", "3", "3", "3"])
+        self.assertIn("Counter: 4", others.get_data(as_text=True))
+        self.assertEqual(self.value("public:home"), 4)
+        self.assertFalse({"Retry-After", "RateLimit"} & set(pages[4].headers.keys()))
 
     def test_counts_what_is_refused_as_well(self):
         """Else the names of public counters could be guessed without a limit."""
