@@ -7,6 +7,7 @@
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const paint = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
 
+  localStorage.removeItem("authorized"); // the token that earlier versions of this page stored
   paint();
   dark.addEventListener("change", paint);
   SwaggerUIBundle({
@@ -15,7 +16,6 @@
     deepLinking: true,
     displayRequestDuration: true,
     defaultModelsExpandDepth: 0,
-    persistAuthorization: true,
     tryItOutEnabled: true,
     validatorUrl: null,
   });

@@ -438,16 +438,35 @@ class TestDocs(BrowserTestCase):
         page = self.open("/docs")
 
         refused = self.execute(page, "ping")
-        page.get_by_role("button", name="Authorize").click()
-        page.get_by_role("textbox", name="auth-bearer-value").fill(self.token())
-        page.get_by_role("button", name="Apply credentials").click()
-        page.get_by_role("button", name="Close").click()
+        self.authorize(page)
         page.locator("[id$='-ping']").get_by_role("button", name="Execute").click()
         page.get_by_text("pong!").first.wait_for()
         added = self.execute(page, "upsert_score")
 
         self.assertIn("token_required", refused)
         self.assertIn("New score was added!", added)
+
+    def authorize(self, page):
+        page.get_by_role("button", name="Authorize").click()
+        page.get_by_role("textbox", name="auth-bearer-value").fill(self.token())
+        page.get_by_role("button", name="Apply credentials").click()
+        page.get_by_role("button", name="Close").click()
+
+    def test_docs_store_no_token_in_the_browser(self):
+        stored = "[localStorage.length, sessionStorage.length, document.cookie]"
+        page = self.open("/docs")
+        page.evaluate("localStorage.setItem('authorized', 'of an earlier version')")
+        page.reload()
+
+        self.authorize(page)
+        while_authorized = page.evaluate(stored)
+        page.reload()
+        page.locator(".opblock").first.wait_for()
+        after_reload = page.evaluate(stored)
+        locks = page.locator(".authorization__btn.locked").count()
+
+        self.assertEqual([while_authorized, after_reload], [[0, 0, ""]] * 2)
+        self.assertEqual(locks, 0)
 
     def test_shows_every_operation_and_is_accessible_where_it_is_ours(self):
         page = self.open("/docs")
