@@ -28,6 +28,7 @@ from granian.server import MPServer
 from werkzeug.serving import run_simple
 
 from project import durability, heartbeats, logs, metrics, migration, postgres
+from project.api.counter import queries as counters
 from project.api.idempotency import queries as keys
 from project.app import Service
 from project.config import SettingError, Settings
@@ -148,13 +149,14 @@ def _look_around(app: APIFlask) -> None:
 
 
 def _prune(app: APIFlask) -> None:
-    """Delete old idempotency keys, now and then, a small batch at a time."""
+    """Delete old idempotency keys and the usage of past days, a small batch at a time."""
     while True:
         # Not all workers at once.
         time.sleep(PRUNE_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311
         with app.app_context(), suppress(*AWAY):
-            while keys.prune():
-                time.sleep(PRUNE_PAUSE_SECONDS)
+            for prune in (keys.prune, keys.prune_usage, counters.prune_usage):
+                while prune():
+                    time.sleep(PRUNE_PAUSE_SECONDS)
 
 
 def _observe(app: Service) -> None:

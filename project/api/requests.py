@@ -10,7 +10,7 @@ from time import perf_counter, time
 from typing import Any, NoReturn, TypeVar, cast
 
 from flask import Request, Response, current_app, request
-from werkzeug.wsgi import host_is_trusted
+from werkzeug.sansio.utils import host_is_trusted
 
 from project import tracing
 from project.api.errors import (

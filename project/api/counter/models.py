@@ -1,9 +1,9 @@
 """The tables of counters."""
 
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 
-from sqlalchemy import BigInteger, DateTime, Numeric, Text, func
+from sqlalchemy import BigInteger, Date, DateTime, Index, Numeric, Text, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from project.extensions import db
@@ -37,3 +37,14 @@ class CounterHour(db.Model):  # type: ignore[name-defined,misc]
     hour: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
     added: Mapped[Decimal] = mapped_column(Numeric, server_default="0")
     adjusted: Mapped[Decimal] = mapped_column(Numeric, server_default="0")
+
+
+class CounterUsage(db.Model):  # type: ignore[name-defined,misc]
+    """How many counters a principal with a quota has created on a day (UTC)."""
+
+    __tablename__ = "counter_usage"
+    __table_args__ = (Index(None, "day"),)
+
+    principal: Mapped[str] = mapped_column(Text, primary_key=True)
+    day: Mapped[date] = mapped_column(Date, primary_key=True)
+    counters: Mapped[int] = mapped_column(BigInteger)

@@ -19,12 +19,18 @@ from project.listings import Listing
 from project.statements import Connection, Row, Statement
 
 # The names come sorted: two processes that add to the same counters lock them in the same
-# order, so neither can wait for the other in a circle.
+# order, so neither can wait for the other in a circle. Without :may_create nothing is changed, and
+# no row returned, unless all counters exist; that costs a look into the index of names.
 ADD = Statement(
     """
     WITH sent AS (
         SELECT name, amount
           FROM unnest(CAST(:names AS text[]), CAST(:amounts AS bigint[])) AS s (name, amount)
+         WHERE :may_create
+            OR cardinality(CAST(:names AS text[])) = (
+               SELECT count(*)
+                 FROM counters
+                WHERE name = ANY(CAST(:names AS text[])))
     ), ledger AS (
         INSERT INTO counter_hours AS h (name, hour, added)
         SELECT name, date_trunc('hour', now(), 'UTC'), amount
@@ -42,6 +48,7 @@ ADD = Statement(
 """,
     names="text[]",
     amounts="bigint[]",
+    may_create="boolean",
 )
 
 # As if it had been incremented hour by hour.
@@ -88,6 +95,9 @@ ONE = """
 """
 SELECT = Statement(ONE, name="text")
 LOCK = Statement(f"{ONE} FOR UPDATE", name="text")
+EXISTING = Statement(
+    "SELECT name FROM counters WHERE name = ANY(CAST(:names AS text[]))", names="text[]"
+)
 # In the order in which ADD locks them.
 LOCK_MANY = Statement(
     """
@@ -131,6 +141,32 @@ LEDGER_SUM = Statement(
 
 DELETE = Statement("DELETE FROM counters WHERE name = :name RETURNING name", name="text")
 DELETE_LEDGER = Statement("DELETE FROM counter_hours WHERE name = :name", name="text")
+
+# Locks the rows until the end of the transaction, sorted like the names of counters. A transaction
+# locks them before it locks counters.
+CHARGE = Statement(
+    """
+    INSERT INTO counter_usage AS u (principal, day, counters)
+    SELECT principal, CAST(now() AT TIME ZONE 'UTC' AS date), counters
+      FROM unnest(CAST(:principals AS text[]), CAST(:counters AS bigint[]))
+           AS charged (principal, counters)
+     ORDER BY principal
+        ON CONFLICT (principal, day) DO UPDATE SET counters = u.counters + excluded.counters
+ RETURNING principal, counters
+""",
+    principals="text[]",
+    counters="bigint[]",
+)
+
+PRUNE_USAGE = Statement("""
+    DELETE FROM counter_usage
+     WHERE (principal, day) IN (SELECT principal, day
+                                  FROM counter_usage
+                                 WHERE day < CAST(now() AT TIME ZONE 'UTC' AS date)
+                                 LIMIT 1000
+                                   FOR UPDATE SKIP LOCKED)
+ RETURNING day
+""")
 
 PAGE = f"""
     SELECT name, value, {listings.time("created_at")}, {listings.time("updated_at")}
@@ -198,17 +234,24 @@ def add_many(amounts: Amounts) -> dict[str, int]:
 
     Raise CounterOverflow, and change none of them, where one would leave 64 bits.
     """
-    return db.transact(lambda connection: add(connection, amounts), one_statement=True)
+    return db.transact(lambda connection: add(connection, amounts), one_statement=True) or {}
 
 
-def add(connection: Connection, amounts: Amounts) -> dict[str, int]:
-    """Add to counters and return their values; raise CounterOverflow where one leaves 64 bits."""
+def add(
+    connection: Connection, amounts: Amounts, *, may_create: bool = True
+) -> dict[str, int] | None:
+    """Add to counters and return their values.
+
+    Return None, and change nothing, if that would create a counter and `may_create` is False.
+    Raise CounterOverflow if a value would leave 64 bits.
+    """
     names = sorted(amounts)
+    values = [amounts[name] for name in names]
     try:
-        rows = ADD.run(connection, names=names, amounts=[amounts[name] for name in names])
+        rows = ADD.run(connection, names=names, amounts=values, may_create=may_create)
     except NumericValueOutOfRange as error:
         raise CounterOverflow from error
-    return {row.name: row.value for row in rows}
+    return {row.name: row.value for row in rows} if len(rows) == len(names) else None
 
 
 def create_past(name: str, amounts: Mapping[datetime, int]) -> bool:
@@ -221,16 +264,21 @@ def create_past(name: str, amounts: Mapping[datetime, int]) -> bool:
     return bool(rows)
 
 
-def add_in_turn(connection: Connection, batch: Sequence[Amounts]) -> list[dict[str, int]]:
+def add_in_turn(
+    connection: Connection, batch: Sequence[Amounts], *, may_create: bool
+) -> list[dict[str, int]] | None:
     """Add to counters as if one item of the batch came after the other.
 
-    Return for each item the values that it brought its counters to. Raise CounterOverflow
-    where one of those would leave 64 bits; the caller rolls back then.
+    Return for each item the values that it brought its counters to. Return None, and change
+    nothing, if that would create a counter and `may_create` is False. Raise CounterOverflow if
+    a value would leave 64 bits; the caller must roll back then.
     """
     totals: Multiset[str] = Multiset()
     for amounts in batch:
         totals.update(amounts)
-    values = add(connection, totals)
+    values = add(connection, totals, may_create=may_create)
+    if values is None:
+        return None
     # Where each counter stood before the batch.
     for name, total in totals.items():
         values[name] -= total
@@ -259,6 +307,24 @@ def lock(connection: Connection, name: str) -> CounterRow | None:
     """Return a counter, which stays as it is until the transaction ends, or None."""
     rows = LOCK.run(connection, name=name)
     return rows[0] if rows else None
+
+
+def select_existing(connection: Connection, names: Collection[str]) -> set[str]:
+    """Return which of the counters exist."""
+    return {row.name for row in EXISTING.run(connection, names=list(names))}
+
+
+def charge(connection: Connection, counters: Mapping[str, int]) -> dict[str, int]:
+    """Add to the counters that principals have created today, and return how many these are."""
+    principals = sorted(counters)
+    amounts = [counters[principal] for principal in principals]
+    rows = CHARGE.run(connection, principals=principals, counters=amounts)
+    return {row.principal: row.counters for row in rows}
+
+
+def prune_usage() -> int:
+    """Delete a batch of the usage of past days; return how many rows."""
+    return len(db.transact(PRUNE_USAGE.run))
 
 
 def lock_existing(connection: Connection, names: Collection[str]) -> set[str]:

@@ -33,6 +33,7 @@ from project.api.documents import has_version, may_answer, shows_page, shows_pic
 from project.api.fields import EARLIEST
 from project.api.idempotency.keys import alone, submit
 from project.api.pagination import Page
+from project.api.quotas import quota_principal
 from project.api.responses import Done, integer, known_etags, success, unchanged
 from project.pages import page, versioned
 from project.users import User
@@ -40,6 +41,8 @@ from project.users import User
 counter_blueprint = APIBlueprint("counter", __name__)
 
 MOST_POINTS = 1000
+# Bytes of a counter in a response, besides its name: quotes, colon, comma, and 64 bits in decimal.
+MAX_VALUE_SIZE = 24
 INTERVAL = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
 # How far a history goes back where nobody says.
 SPAN = {"hour": timedelta(hours=24), "day": timedelta(days=30)}
@@ -96,7 +99,8 @@ def increment_counter(caller: User | None, name: str, json_data: Increment) -> R
     fields = {} if caller else _count_address()
     _check_public(caller, {name: json_data.by})
     must_exist = caller is None and name != HOME
-    addition = Addition({name: json_data.by}, must_exist=must_exist)
+    creator = quota_principal(caller) if caller else None
+    addition = Addition({name: json_data.by}, must_exist=must_exist, creator=creator)
     response = submit(addition, caller, writes.increment)
     response.headers.update(fields)
     return response
@@ -107,7 +111,7 @@ def increment_counter(caller: User | None, name: str, json_data: Increment) -> R
 @counter_blueprint.input(Increments)
 @counter_blueprint.output(ManyValues)
 @takes_key
-@may_answer(errors.CounterOverflow, errors.Forbidden)
+@may_answer(errors.CounterOverflow, errors.Forbidden, errors.RateLimited)
 def increment_counters(caller: User, json_data: Increments) -> Response:
     """Add to several counters, all of them or none.
 
@@ -115,7 +119,9 @@ def increment_counters(caller: User, json_data: Increments) -> Response:
     administrators may subtract from counters whose names begin with `public:`.
     """
     _check_public(caller, json_data.increments)
-    return submit(Addition(json_data.increments, several=True), caller, writes.increment)
+    addition = Addition(json_data.increments, several=True, creator=quota_principal(caller))
+    response_size = sum(len(name) + MAX_VALUE_SIZE for name in json_data.increments)
+    return submit(addition, caller, writes.increment, response_size=response_size)
 
 
 @counter_blueprint.get("/counters/<name>")

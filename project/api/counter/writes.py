@@ -1,7 +1,7 @@
 """What a write of counters does once it has its turn: commands in, answers out."""
 
-from collections.abc import Sequence
-from itertools import compress
+from collections import Counter as Multiset
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 from flask import current_app, request
@@ -11,22 +11,30 @@ from project.api.counter import queries
 from project.api.counter.queries import CounterRow
 from project.api.errors import ApiError
 from project.api.idempotency.keys import Outcome, Write, write_once
+from project.api.quotas import quota_exceeded
 from project.api.responses import Answer
 from project.combiner import Combiner
 from project.extensions import AWAY, db
 from project.metrics import BatchMetrics
 from project.statements import Connection
 
+QUOTA_EXCEEDED = (
+    "You have created as many counters as you may create in a day. "
+    "Increment counters that exist, or try again after midnight UTC."
+)
+
 
 class Addition(NamedTuple):
     """The amounts that one caller adds to counters.
 
-    `several` is the form of the request. With `must_exist` it creates no counter.
+    `several` is the form of the request. With `must_exist` it creates no counter. The counters that
+    it creates count against the quota of the principal `creator`; None has no quota.
     """
 
     amounts: dict[str, int]
     several: bool = False
     must_exist: bool = False
+    creator: str | None = None
 
 
 class Setting(NamedTuple):
@@ -57,10 +65,14 @@ def increment(write: Write[Addition]) -> Outcome:
 
 
 def _flush(writes: Sequence[Write[Addition]]) -> list[Outcome]:
-    return db.transact(
-        lambda connection: write_once(connection, writes, _add),
-        one_statement=_is_one_statement(writes),
-    )
+    if _is_one_statement(writes):
+        batch = [write.command for write in writes]
+        outcomes = db.transact(
+            lambda connection: _add_freely(connection, batch), one_statement=True
+        )
+        if outcomes is not None:
+            return outcomes
+    return db.transact(lambda connection: write_once(connection, writes, _add))
 
 
 def _is_one_statement(writes: Sequence[Write[Addition]]) -> bool:
@@ -76,23 +88,70 @@ def _is_one_statement(writes: Sequence[Write[Addition]]) -> bool:
 
 
 def _add(connection: Connection, batch: Sequence[Addition]) -> list[Outcome]:
-    """Apply the additions; refuse those alone whose counters should exist and do not.
+    """Apply the additions; reject alone those that may not create their counters."""
+    outcomes = None
+    if not any(addition.must_exist for addition in batch):
+        outcomes = _add_freely(connection, batch)
+    return _add_within_limits(connection, batch) if outcomes is None else outcomes
 
-    Locks keep existing counters from being deleted until the end of the transaction.
+
+def _add_freely(connection: Connection, batch: Sequence[Addition]) -> list[Outcome] | None:
+    """Apply the additions in one statement if none of them creates a counter within a quota.
+
+    Otherwise return None and change nothing.
     """
-    existing: set[str] = set()
+    may_create = not any(addition.creator for addition in batch)
+    amounts = [addition.amounts for addition in batch]
+    values = queries.add_in_turn(connection, amounts, may_create=may_create)
+    return None if values is None else list(map(_answer, batch, values))
+
+
+def _add_within_limits(connection: Connection, batch: Sequence[Addition]) -> list[Outcome]:
+    """Apply the additions; reject alone those whose counters should exist, or exceed a quota.
+
+    Locks keep existing counters from being deleted until the end of the transaction if an addition
+    depends on them.
+    """
+    names = {name for addition in batch for name in addition.amounts}
+    existing = queries.select_existing(connection, names)
+    creators = {a.creator for a in batch if a.creator and not a.amounts.keys() <= existing}
+    used = queries.charge(connection, dict.fromkeys(creators, 0)) if creators else {}
     if any(addition.must_exist for addition in batch):
-        names = {name for addition in batch for name in addition.amounts}
         existing = queries.lock_existing(connection, names)
-    accepted = [
-        not addition.must_exist or addition.amounts.keys() <= existing for addition in batch
-    ]
-    amounts = [addition.amounts for addition in compress(batch, accepted)]
-    values = iter(queries.add_in_turn(connection, amounts))
+    created: Multiset[str] = Multiset()
+    refusals = list(_refusals(batch, existing, used, created))
+    if created:
+        queries.charge(connection, created)
+    amounts = [a.amounts for a, refusal in zip(batch, refusals, strict=True) if not refusal]
+    values = iter(queries.add_in_turn(connection, amounts, may_create=True) or ())
     return [
-        _answer(addition, next(values)) if is_accepted else errors.CounterNotFound()
-        for addition, is_accepted in zip(batch, accepted, strict=True)
+        refusal or _answer(addition, next(values))
+        for addition, refusal in zip(batch, refusals, strict=True)
     ]
+
+
+def _refusals(
+    batch: Sequence[Addition], existing: Set[str], used: Mapping[str, int], created: Multiset[str]
+) -> Iterator[ApiError | None]:
+    """Yield the error of each addition that may not create its counters, None for the others.
+
+    An addition that must not create counters sees those that existed before the batch. What each
+    principal creates is added to `created`.
+    """
+    quota = current_app.extensions["settings"].new_counters_per_day
+    known = set(existing)
+    for addition in batch:
+        if addition.must_exist:
+            yield None if addition.amounts.keys() <= existing else errors.CounterNotFound()
+            continue
+        new = addition.amounts.keys() - known
+        if addition.creator and new:
+            if used.get(addition.creator, 0) + created[addition.creator] + len(new) > quota:
+                yield quota_exceeded(QUOTA_EXCEEDED)
+                continue
+            created[addition.creator] += len(new)
+        known |= new
+        yield None
 
 
 def _answer(addition: Addition, values: dict[str, int]) -> Answer:

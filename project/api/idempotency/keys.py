@@ -7,7 +7,8 @@ kept answer. The header is that of the IETF draft "The Idempotency-Key HTTP Head
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter as Multiset
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from threading import Lock
 from typing import Generic, NamedTuple, TypeVar
@@ -17,10 +18,12 @@ from flask import Response, current_app, request
 
 from project.api import errors
 from project.api.addresses import client_address
-from project.api.errors import ApiError
+from project.api.errors import ApiError, RateLimited
 from project.api.idempotency import queries
 from project.api.idempotency.queries import Kept, Key
+from project.api.quotas import quota_exceeded, quota_principal
 from project.api.responses import Answer, to_json
+from project.config import Settings
 from project.extensions import db
 from project.statements import Connection, Row
 from project.users import User
@@ -33,6 +36,13 @@ REPLAYED = {"Idempotency-Replayed": "true"}
 BARE = re.compile(r"[\x21\x23-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 QUOTED = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])+)"')
 LONGEST = 255
+# Bytes of a response with one item, or of an error.
+MAX_ENVELOPE_SIZE = 512
+
+QUOTA_EXCEEDED = (
+    "You have sent as many requests with an Idempotency-Key as may be stored for you in a day. "
+    "Repeat this one after midnight UTC."
+)
 
 Command = TypeVar("Command")
 # An effect returns an error where it refuses a command without harm to the others.
@@ -70,10 +80,10 @@ class KeysUnderway:
                 self._names.remove(key.name)
 
 
-def sent_key(caller: User | None) -> Key | None:
-    """Return the key of the current request, or None where it has none.
+def sent_key(caller: User | None, response_size: int) -> Key | None:
+    """Return the key of the current request, or None if it has none.
 
-    Raise InvalidPayload where the header is no key.
+    Raise InvalidPayload if the header is not a key.
     """
     header = request.environ.get("HTTP_IDEMPOTENCY_KEY")
     if header is None:
@@ -85,7 +95,7 @@ def sent_key(caller: User | None) -> Key | None:
         raise errors.InvalidPayload({HEADER: [reason]})
     address = client_address(request.remote_addr)
     principal = f"user:{caller.user_id}" if caller else f"address:{address}"
-    return Key(principal, key, _fingerprint())
+    return Key(principal, key, _fingerprint(), quota_principal(caller), response_size)
 
 
 def _fingerprint() -> bytes:
@@ -107,23 +117,69 @@ def write_once(
     """
     keys = [write.key for write in writes if write.key]
     used = queries.claim(connection, keys) if keys else {}
-    fresh = [write for write in writes if not (write.key and write.key.name in used)]
-    outcomes = iter(effect(connection, [write.command for write in fresh]) if fresh else ())
-    settled: list[Outcome] = []
-    kept: list[Kept] = []
-    for write in writes:
-        row = used.get(write.key.name) if write.key else None
-        if row is not None and write.key is not None:
-            same = bytes(row.fingerprint) == write.key.fingerprint
-            settled.append(_again(row) if same else errors.IdempotencyKeyReused())
-            continue
-        outcome = next(outcomes)
-        settled.append(outcome)
-        if write.key is not None:
-            kept.append(_kept(write.key, outcome))
+    claimed = [key for key in keys if key.name not in used]
+    over_quota = _over_quota(connection, claimed)
+    settled: list[Outcome | None] = [
+        _settled(write.key, used, over_quota) if write.key else None for write in writes
+    ]
+    commands = [write.command for write, known in zip(writes, settled, strict=True) if not known]
+    outcomes = iter(effect(connection, commands) if commands else ())
+    all_outcomes = [known or next(outcomes) for known in settled]
+    _store(
+        connection,
+        [
+            (write.key, outcome)
+            for write, outcome in zip(writes, all_outcomes, strict=True)
+            if write.key and write.key.name not in used
+        ],
+    )
+    return all_outcomes
+
+
+def _over_quota(connection: Connection, claimed: Sequence[Key]) -> set[tuple[str, str]]:
+    """Return the names of the claimed keys whose responses would exceed a quota."""
+    settings: Settings = current_app.extensions["settings"]
+    usage = queries.charge(connection, claimed)
+    responses = Multiset({row.principal: row.responses for row in usage})
+    sizes = Multiset({row.principal: row.bytes for row in usage})
+    charged = [key for key in claimed if key.payer is not None]
+    responses.subtract(key.payer for key in charged)
+    for key in charged:
+        sizes[key.payer] -= key.response_size
+    over: set[tuple[str, str]] = set()
+    for key in charged:
+        if (
+            responses[key.payer] + 1 > settings.stored_responses_per_day
+            or sizes[key.payer] + key.response_size > settings.stored_response_bytes_per_day
+        ):
+            over.add(key.name)
+        else:
+            responses[key.payer] += 1
+            sizes[key.payer] += key.response_size
+    return over
+
+
+def _settled(
+    key: Key, used: Mapping[tuple[str, str], Row], over_quota: Set[tuple[str, str]]
+) -> Outcome | None:
+    """Return the outcome of a write that must not be applied, or None."""
+    if key.name in over_quota:
+        return quota_exceeded(QUOTA_EXCEEDED)
+    row = used.get(key.name)
+    if row is None:
+        return None
+    same = bytes(row.fingerprint) == key.fingerprint
+    return _again(row) if same else errors.IdempotencyKeyReused()
+
+
+def _store(connection: Connection, outcomes: Sequence[tuple[Key, Outcome]]) -> None:
+    """Store the outcomes of claimed keys; release those whose requests should be repeated later."""
+    kept = [_kept(key, result) for key, result in outcomes if not isinstance(result, RateLimited)]
     if kept:
         queries.store(connection, kept)
-    return settled
+    released = [key for key, outcome in outcomes if isinstance(outcome, RateLimited)]
+    if released:
+        queries.release(connection, released)
 
 
 def _kept(key: Key, outcome: Outcome) -> Kept:
@@ -143,13 +199,18 @@ def _again(row: Row) -> Outcome:
 
 
 def submit(
-    command: Command, caller: User | None, write: Callable[[Write[Command]], Outcome]
+    command: Command,
+    caller: User | None,
+    write: Callable[[Write[Command]], Outcome],
+    *,
+    response_size: int = 0,
 ) -> Response:
-    """Have the current request's command written by `write`, once, and return the answer.
+    """Have the current request's command written by `write`, once, and return the response.
 
-    A refusal is kept as well: the same request gets it again.
+    An error is stored as well, so the same request gets it again; 429 is not. `response_size`
+    is the largest number of bytes that the items of the response can have.
     """
-    key = sent_key(caller)
+    key = sent_key(caller, MAX_ENVELOPE_SIZE + response_size)
     if key is None:
         return _respond(write(Write(command)))
     underway: KeysUnderway = current_app.extensions["keys_underway"]

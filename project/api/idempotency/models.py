@@ -1,8 +1,8 @@
 """The table of keys."""
 
-from datetime import datetime
+from datetime import date, datetime
 
-from sqlalchemy import DateTime, Index, LargeBinary, SmallInteger, Text, func
+from sqlalchemy import BigInteger, Date, DateTime, Index, LargeBinary, SmallInteger, Text, func
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -25,3 +25,15 @@ class IdempotencyKey(db.Model):  # type: ignore[name-defined,misc]
     headers: Mapped[dict[str, str] | None] = mapped_column(JSONB)
     body: Mapped[bytes | None] = mapped_column(LargeBinary)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
+class IdempotencyUsage(db.Model):  # type: ignore[name-defined,misc]
+    """How many responses, and up to how many bytes, were stored for a principal on a day (UTC)."""
+
+    __tablename__ = "idempotency_usage"
+    __table_args__ = (Index(None, "day"),)
+
+    principal: Mapped[str] = mapped_column(Text, primary_key=True)
+    day: Mapped[date] = mapped_column(Date, primary_key=True)
+    responses: Mapped[int] = mapped_column(BigInteger)
+    bytes: Mapped[int] = mapped_column(BigInteger)

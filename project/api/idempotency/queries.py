@@ -1,5 +1,6 @@
 """Every statement about keys; none of them sees a request."""
 
+from collections import Counter as Multiset
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import NamedTuple
@@ -35,6 +36,45 @@ CLAIM = Statement(
     keys="text[]",
     fingerprints="bytea[]",
 )
+
+# Locks the rows until the end of the transaction, in the same order everywhere. A transaction locks
+# them after its keys and before anything that it writes.
+CHARGE = Statement(
+    """
+    INSERT INTO idempotency_usage AS u (principal, day, responses, bytes)
+    SELECT principal, CAST(now() AT TIME ZONE 'UTC' AS date), responses, bytes
+      FROM unnest(CAST(:principals AS text[]), CAST(:responses AS bigint[]),
+                  CAST(:bytes AS bigint[]))
+           AS charged (principal, responses, bytes)
+     ORDER BY principal
+        ON CONFLICT (principal, day) DO UPDATE
+       SET responses = u.responses + excluded.responses, bytes = u.bytes + excluded.bytes
+ RETURNING principal, responses, bytes
+""",
+    principals="text[]",
+    responses="bigint[]",
+    bytes="bigint[]",
+)
+
+RELEASE = Statement(
+    """
+    DELETE FROM idempotency_keys
+     USING unnest(CAST(:principals AS text[]), CAST(:keys AS text[])) AS claimed (principal, key)
+     WHERE idempotency_keys.principal = claimed.principal AND idempotency_keys.key = claimed.key
+""",
+    principals="text[]",
+    keys="text[]",
+)
+
+PRUNE_USAGE = Statement("""
+    DELETE FROM idempotency_usage
+     WHERE (principal, day) IN (SELECT principal, day
+                                  FROM idempotency_usage
+                                 WHERE day < CAST(now() AT TIME ZONE 'UTC' AS date)
+                                 LIMIT 1000
+                                   FOR UPDATE SKIP LOCKED)
+ RETURNING day
+""")
 
 # Not TO DEFAULT, which behind a pooler would be PostgreSQL's own.
 PATIENT_AGAIN = Statement(
@@ -84,11 +124,17 @@ PRUNE = (
 
 
 class Key(NamedTuple):
-    """A key, whose it is, and the request that it was sent with."""
+    """A key, its principal, and the request that it was sent with.
+
+    The stored response, of up to `response_size` bytes, counts against the quota of the principal
+    `payer`; None has no quota.
+    """
 
     principal: str
     key: str
     fingerprint: bytes
+    payer: str | None = None
+    response_size: int = 0
 
     @property
     def name(self) -> tuple[str, str]:
@@ -110,10 +156,9 @@ def claim(connection: Connection, keys: Collection[Key]) -> dict[tuple[str, str]
 
     Raise RequestInProgress where one of them is held by a transaction that does not end.
     """
-    principals, names, fingerprints = zip(*keys, strict=True)
-    sent = {"principals": list(principals), "keys": list(names)}
+    sent = {"principals": [key.principal for key in keys], "keys": [key.key for key in keys]}
     try:
-        claimed = CLAIM.run(connection, **sent, fingerprints=list(fingerprints))
+        claimed = CLAIM.run(connection, **sent, fingerprints=[key.fingerprint for key in keys])
     except LockNotAvailable as error:
         raise RequestInProgress from error
     PATIENT_AGAIN.run(connection)
@@ -122,6 +167,35 @@ def claim(connection: Connection, keys: Collection[Key]) -> dict[tuple[str, str]
     ours = {(row.principal, row.key) for row in claimed}
     rows = {(row.principal, row.key): row for row in SELECT.run(connection, **sent)}
     return {name: row for name, row in rows.items() if name not in ours}
+
+
+def charge(connection: Connection, keys: Collection[Key], sign: int = 1) -> list[Row]:
+    """Count the responses of keys against the quotas of their payers; return today's usage.
+
+    With a `sign` of -1 they are no longer counted.
+    """
+    responses: Multiset[str] = Multiset()
+    sizes: Multiset[str] = Multiset()
+    for key in keys:
+        if key.payer is not None:
+            responses[key.payer] += sign
+            sizes[key.payer] += sign * key.response_size
+    principals = sorted(responses)
+    if not principals:
+        return []
+    return CHARGE.run(
+        connection,
+        principals=principals,
+        responses=[responses[principal] for principal in principals],
+        bytes=[sizes[principal] for principal in principals],
+    )
+
+
+def release(connection: Connection, keys: Collection[Key]) -> None:
+    """Give claimed keys back, without a response, so that their requests can be repeated."""
+    principals = [key.principal for key in keys]
+    RELEASE.run(connection, principals=principals, keys=[key.key for key in keys])
+    charge(connection, keys, sign=-1)
 
 
 def store(connection: Connection, answers: Sequence[Kept]) -> None:
@@ -134,6 +208,11 @@ def store(connection: Connection, answers: Sequence[Kept]) -> None:
         headers=[to_json(kept.headers).decode() for kept in answers],
         bodies=[kept.body for kept in answers],
     )
+
+
+def prune_usage() -> int:
+    """Delete a batch of the usage of past days; return how many rows."""
+    return len(db.transact(PRUNE_USAGE.run))
 
 
 def prune() -> int:

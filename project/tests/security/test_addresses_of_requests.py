@@ -14,9 +14,9 @@ class TestPaths(BaseTestCase):
 
     def test_path_with_repeated_dotted_or_trailing_slashes_is_not_found(self):
         for path in (
-            "//", "///", "//metrics", "///ready", "//docs", "//static/style.css",
-            "//counters/visits", "/metrics/", "/health//", "/counters//visits", "/static//style.css",
-            "/./metrics", "/x/../metrics", "/metrics/.", "/static/../__init__.py", "*", "/health;a=1",
+            "//", "///", "//metrics", "///ready", "//docs", "//static/style.css", "//a",
+            "//counters/visits", "/metrics/", "/health//", "/counters//visits", "/./metrics",
+            "/static//style.css", "/x/../metrics", "/metrics/.", "/static/../__init__.py", "*",
         ):  # fmt: skip
             with self.subTest(path):
                 self.assert_fails(self.get(path), 404, "not_found")
