@@ -47,7 +47,8 @@ FIELDS: dict[str, Any] = {
     "counters": {"lessons:started": 2212, "visits": 5311},
     "increments": {"lessons:started": 2, "visits": 1},
     "database": "ok",
-    "schema_version": "0006",
+    "schema_version": "0007",
+    "deleted": 12,
     "durable": True,
     "warnings": [],
 }
@@ -61,6 +62,7 @@ MESSAGES = {
     "delete_score": "Score was deleted!",
     "set_counter": "Counter was set!",
     "delete_counter": "Counter was deleted!",
+    "delete_counters": "Counters were deleted!",
 }
 # What a message says where something is new.
 ADDED = {"upsert_score": "New score was added!", "set_counter": "Counter was added!"}
@@ -82,6 +84,7 @@ PARAMETERS: dict[str, Any] = {
 FILTERS: dict[str, dict[str, Any]] = {
     "list_scores": {"user_id": 1},
     "list_counters": {"prefix": "lessons:"},
+    "delete_counters": {"prefix": "lessons:"},
 }
 # An exercise that is none of the seeded course, so nobody has a score for it.
 BODIES: dict[str, dict[str, Any]] = {"add_score": {"exercise_id": 61}}

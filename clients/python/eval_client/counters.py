@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from eval_client.models import Audit, Counter, Point, read
 from eval_client.transport import Answer, Transport
@@ -68,6 +68,15 @@ class Counters:
     def delete(self, name: str) -> None:
         """Delete a counter with its history; administrators. Sent once, since it has no key."""
         self._transport.call("DELETE", _path(name))
+
+    def delete_prefix(self, prefix: str) -> int:
+        """Delete all counters whose names begin so, with their histories; return how many.
+
+        Administrators only. It is sent once; if it fails, call it again for the rest.
+        """
+        path = f"/counters?{urlencode({'prefix': prefix})}"
+        deleted: int = self._transport.call("DELETE", path).data["deleted"]
+        return deleted
 
     def history(
         self,

@@ -7,6 +7,7 @@ before its hours: so writers of one counter stand in one line.
 from collections import Counter as Multiset
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Literal
 
 from psycopg2.errors import NumericValueOutOfRange
@@ -168,6 +169,20 @@ PRUNE_USAGE = Statement("""
  RETURNING day
 """)
 
+NAMES_OF_PREFIX = Statement("""
+    SELECT name
+      FROM counters
+     WHERE name > :after AND name >= :prefix AND name < :end
+     ORDER BY name
+     LIMIT :limit
+""")
+DELETE_MANY = Statement(
+    "DELETE FROM counters WHERE name = ANY(CAST(:names AS text[]))", names="text[]"
+)
+DELETE_LEDGERS = Statement(
+    "DELETE FROM counter_hours WHERE name = ANY(CAST(:names AS text[]))", names="text[]"
+)
+
 PAGE = f"""
     SELECT name, value, {listings.time("created_at")}, {listings.time("updated_at")}
       FROM counters
@@ -224,6 +239,8 @@ GROWTH = Statement("""
 
 # A day has 24 hours in UTC; said so, since "1 day" means one of the session's time zone.
 STEPS = {"hour": "1 hour", "day": "24 hours"}
+
+DELETED_AT_ONCE = 1000
 
 CounterRow = Row
 Amounts = Mapping[str, int]
@@ -351,6 +368,33 @@ def delete_counter(name: str) -> bool:
     return db.transact(delete)
 
 
+def delete_prefix(prefix: str) -> int:
+    """Delete the counters whose names begin with `prefix`, and their ledgers; return how many.
+
+    Each batch is a transaction of its own, and each name is looked at once, in order. If this is
+    interrupted, repeat it.
+    """
+    end = _end_of(prefix)
+    deleted, last = 0, ""
+    while names := [
+        row.name
+        for row in db.read(
+            NAMES_OF_PREFIX, after=last, prefix=prefix, end=end, limit=DELETED_AT_ONCE
+        )
+    ]:
+        deleted += db.transact(partial(_delete_many, names=names))
+        last = names[-1]
+    return deleted
+
+
+def _delete_many(connection: Connection, *, names: Sequence[str]) -> int:
+    """Delete counters and their ledgers; return how many there were."""
+    existing = sorted(lock_existing(connection, names))
+    DELETE_MANY.run(connection, names=existing)
+    DELETE_LEDGERS.run(connection, names=existing)
+    return len(existing)
+
+
 def select_counter(name: str) -> CounterRow | None:
     """Return a counter with its version, or None where there is none of that name."""
     rows = db.read(SELECT, name=name)
@@ -361,11 +405,19 @@ def select_page(*, after: str, limit: int, known: Sequence[str], prefix: str | N
     """Return the counters behind the name `after` whose names begin with `prefix`, by name."""
     if prefix is None:
         return listings.read(PAGE, limit=limit, known=known, after=after)
-    # Names are ASCII, so all that begin with "ab" lie between "ab" and "ac".
-    end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
     return listings.read(
-        PAGE_OF_PREFIX, limit=limit, known=known, after=after, prefix=prefix, end=end
+        PAGE_OF_PREFIX,
+        limit=limit,
+        known=known,
+        after=after,
+        prefix=prefix,
+        end=_end_of(prefix),
     )
+
+
+def _end_of(prefix: str) -> str:
+    """Return the first name behind those that begin with `prefix`: "ac" for "ab"."""
+    return prefix[:-1] + chr(ord(prefix[-1]) + 1)
 
 
 def audit(name: str) -> tuple[int, int] | None:

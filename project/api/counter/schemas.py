@@ -87,6 +87,12 @@ class CounterFilter(PageQuery):
     prefix: Omittable[Prefix] = Field(description="Only counters whose names begin with this.")
 
 
+class PrefixQuery(Strict):
+    """Which counters to delete."""
+
+    prefix: Prefix = Field(description="All counters whose names begin with this.")
+
+
 class HistoryQuery(Strict):
     """Which part of a counter's history is asked for."""
 
@@ -164,6 +170,20 @@ class ManyCounters(BaseModel):
 
     status: Literal["success"]
     data: CounterPage
+
+
+class Deleted(BaseModel):
+    """The number of deleted counters."""
+
+    deleted: int = Field(ge=0)
+
+
+class DeletedCounters(BaseModel):
+    """The envelope of a deletion of several counters."""
+
+    status: Literal["success"]
+    message: str
+    data: Deleted
 
 
 class Point(BaseModel):

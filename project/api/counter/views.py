@@ -15,6 +15,7 @@ from project.api.counter.schemas import (
     Audit,
     BadgeQuery,
     CounterFilter,
+    DeletedCounters,
     History,
     HistoryQuery,
     Increment,
@@ -24,6 +25,7 @@ from project.api.counter.schemas import (
     NewValue,
     OneCounter,
     OneValue,
+    PrefixQuery,
     is_name,
     is_public,
     may_exist,
@@ -196,6 +198,22 @@ def delete_counter(caller: User, name: str) -> Response:
     if not (may_exist(name) and queries.delete_counter(name)):
         raise errors.CounterNotFound
     return success(message="Counter was deleted!")
+
+
+@counter_blueprint.delete("/counters")
+@authenticate
+@counter_blueprint.input(PrefixQuery, location="query")
+@counter_blueprint.output(DeletedCounters)
+@may_answer(errors.Forbidden)
+def delete_counters(caller: User, query_data: PrefixQuery) -> Response:
+    """Delete all counters whose names begin with a prefix, and their histories.
+
+    Administrators only. Batches of 1000 counters are deleted, each in a transaction of its own; if
+    the request fails, repeat it. A counter that is created meanwhile may stay.
+    """
+    only_admin(caller)
+    deleted = queries.delete_prefix(query_data.prefix)
+    return success({"deleted": deleted}, "Counters were deleted!")
 
 
 @counter_blueprint.get("/counters/<name>/history")

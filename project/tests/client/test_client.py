@@ -196,6 +196,16 @@ class TestCounters(ClientTestCase):
         with self.assertRaises(errors.CounterNotFound):
             counters.get("c")
 
+    def test_counters_are_deleted_by_prefix(self):
+        counters = self.client(ADMIN).counters
+        counters.increment_many({"quiz:a": 1, "quiz:b": 1, "visits": 1})
+
+        deleted = [counters.delete_prefix("quiz:") for _ in range(2)]
+
+        self.assertEqual(deleted, [2, 0])
+        self.assertEqual([counter.name for counter in counters.find(prefix="quiz:")], [])
+        self.assertEqual(counters.get("visits").value, 1)
+
     def test_have_names_that_cannot_lead_elsewhere(self):
         with self.assertRaises(errors.EvalError):
             self.client(ADMIN).counters.increment("../scores?x=")
@@ -274,7 +284,7 @@ class TestManyItems(ClientTestCase):
         self.assertEqual(self.stored(), [(n, 1) for n in range(1, 2501)])
 
     def test_increment_many_adds_to_more_than_a_thousand_counters(self):
-        counters = self.client().counters
+        counters = self.service_client().counters
         increments = {f"c{number:04}": number for number in range(1, 2501)}
 
         first = counters.increment_many(increments, key="mine")
@@ -412,7 +422,7 @@ class TestEndpoints(ClientTestCase):
 
     def with_anything(self, method):
         given = {"score_id": 1, "exercise_id": 1, "correct": True, "name": "c", "value": 1}
-        given |= {"scores": [], "increments": {}, "if_match": "*"}
+        given |= {"scores": [], "increments": {}, "if_match": "*", "prefix": "c"}
         names = method.__code__.co_varnames[1 : method.__code__.co_argcount]
         names += ("if_match",) if method.__name__ == "set" else ()
         needed = {name: given[name] for name in names if name in given}

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 from sqlalchemy import text
 
 from project import db
-from project.api.counter import badge, writes
+from project.api.counter import badge, queries, writes
 from project.api.counter.writes import Addition
 from project.api.errors import CounterOverflow
 from project.api.idempotency.keys import Write
@@ -448,6 +448,63 @@ class TestBadge(CounterTestCase):
 
     def test_says_so_where_there_is_none(self):
         self.assert_fails(self.badge(), 404, "counter_not_found")
+
+
+class TestDeletionByPrefix(CounterTestCase):
+    def delete(self, query="?prefix=ab", headers=ADMIN):
+        return self.client.delete(f"/counters{query}", headers=headers)
+
+    def names(self):
+        counters = self.client.get("/counters").get_json()["data"]["counters"]
+        return [counter["name"] for counter in counters]
+
+    def ledgers(self):
+        with db.engine.connect() as connection:
+            statement = text("SELECT DISTINCT name FROM counter_hours ORDER BY name")
+            return list(connection.execute(statement).scalars())
+
+    def test_deletion_by_prefix_deletes_what_begins_so_and_nothing_else(self):
+        others = ["AB", "a", "aa", "ac", "b", "xab"]
+        for name in (*others, "ab", "ab.", "ab:c", "abc", "ab" + "z" * 126):
+            add_counter(name)
+
+        first, second = self.delete(), self.delete()
+
+        self.assertEqual(
+            first.get_json(),
+            {"status": "success", "message": "Counters were deleted!", "data": {"deleted": 5}},
+        )
+        self.assertEqual(second.get_json()["data"], {"deleted": 0})
+        self.assertEqual((self.names(), self.ledgers()), (others, others))
+
+    def test_deletion_by_prefix_deletes_any_number_in_batches(self):
+        queries.add_many({f"ab{number}": 1 for number in range(2500)} | {"b": 1})
+
+        answer = self.delete()
+
+        self.assertEqual(answer.get_json()["data"], {"deleted": 2500})
+        self.assertEqual((self.names(), self.ledgers()), (["b"], ["b"]))
+
+    def test_deletion_by_prefix_needs_a_prefix_and_an_admin(self):
+        add_counter("ab")
+
+        for query in ("", "?prefix=", "?prefix=a%25", "?prefix=a&prefix=b", "?prefix=a&limit=1"):
+            with self.subTest(query):
+                self.assert_fails(self.delete(query), 400, "invalid_query")
+        self.assert_fails(self.delete(headers=LEARNER), 403, "forbidden")
+        self.assert_fails(self.delete(headers={}), 403, "token_required")
+        self.assertEqual(self.names(), ["ab"])
+
+    def test_deletion_by_prefix_keeps_values_exact_among_increments(self):
+        def send(number):
+            if number % 4 == 0:
+                return self.delete()
+            return self.increment(f"ab{number % 3}")
+
+        answers = self.at_once(32, send)
+
+        self.assertEqual({answer.status_code for answer in answers}, {200})
+        self.assertEqual(list(queries.select_inconsistent()), [])
 
 
 class TestAnonymousLimit(CounterTestCase):
