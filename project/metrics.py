@@ -103,6 +103,11 @@ def _own_place() -> int:
     return Places(Path(os.environ[FOLDER])).take()
 
 
+def is_first_worker() -> bool:
+    """Return whether this process measures what is the same for all workers."""
+    return _own_place() == 0
+
+
 @cache
 def _own_file(kind: str) -> MmapedDict:
     return MmapedDict(str(Path(os.environ[FOLDER], f"{kind}_{_own_place()}.db")))  # type: ignore[no-untyped-call]
@@ -220,6 +225,18 @@ MEMORY = Gauge(
 )
 OPEN_FILES = Gauge(
     "eval_open_files", "Open files and sockets of the workers.", multiprocess_mode="livesum"
+)
+
+# With labels, so that they are absent, and not 0, before the first sample.
+TABLE_ROWS = Gauge(
+    "eval_table_rows", "Rows of a table, estimated at its last vacuum or analyze.", ["table"],
+    multiprocess_mode="livemax",
+)  # fmt: skip
+TABLE_BYTES = Gauge(
+    "eval_table_bytes", "Size of a table with its indexes.", ["table"], multiprocess_mode="livemax"
+)
+DATABASE_BYTES = Gauge(
+    "eval_database_bytes", "Size of the database.", ["database"], multiprocess_mode="livemax"
 )
 
 _PROCESS = ProcessCollector(registry=None)

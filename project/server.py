@@ -27,7 +27,7 @@ from granian.log import LogLevels
 from granian.server import MPServer
 from werkzeug.serving import run_simple
 
-from project import durability, heartbeats, logs, metrics, migration, postgres
+from project import durability, heartbeats, logs, metrics, migration, postgres, storage
 from project.api.counter import queries as counters
 from project.api.idempotency import queries as keys
 from project.app import Service
@@ -45,6 +45,7 @@ GRACE_SECONDS = 10
 READY_SECONDS = 60
 KEEP_SECONDS = 0.25
 PRUNE_SECONDS = 60
+STORAGE_SECONDS = 60
 PRUNE_PAUSE_SECONDS = 0.1
 LOOK_AROUND_SECONDS = 1
 # How many connections a worker holds open; most are idle, and wait for no thread.
@@ -129,6 +130,8 @@ def accompany(app: Service) -> None:
     threading.Thread(target=heartbeats.beat, args=(folder,), daemon=True).start()
     threading.Thread(target=_prune, args=(app,), daemon=True).start()
     threading.Thread(target=_look_around, args=(app,), daemon=True).start()
+    if metrics.is_first_worker():
+        threading.Thread(target=_sample_storage, args=(app,), daemon=True).start()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -146,6 +149,14 @@ def _look_around(app: APIFlask) -> None:
         with app.app_context():
             metrics.look_around(db.pools)
         time.sleep(LOOK_AROUND_SECONDS)
+
+
+def _sample_storage(app: APIFlask) -> None:
+    """Measure the size of the database again and again, in one worker."""
+    while True:
+        with app.app_context(), suppress(*AWAY):
+            storage.sample()
+        time.sleep(STORAGE_SECONDS)
 
 
 def _prune(app: APIFlask) -> None:

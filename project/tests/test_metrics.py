@@ -12,11 +12,13 @@ from unittest import TestCase
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from project import db
+from project import db, storage
+from project.api.counter import queries
 from project.metrics import Places
 from project.tests.base import LEARNER, BaseTestCase
 from project.tests.faults.harness import Postgres, Service
 from project.tests.processes import ROOT, wait_until
+from project.tests.utils import add_counter
 from project.users import UsersService, UsersUnavailable
 
 REQUESTS = "eval_http_request_seconds_count"
@@ -135,6 +137,34 @@ class TestMetrics(BaseTestCase):
 
         self.assertEqual((none(), refused()), (1, 1))
         self.assertEqual(self.told()[key("eval_users_breaker_open")], 1)
+
+
+class TestStorage(BaseTestCase):
+    def sampled(self):
+        storage.sample()
+        return samples(self.client.get("/metrics").get_data(as_text=True))
+
+    def test_storage_is_measured_for_each_table_and_the_database(self):
+        add_counter("visits")
+        with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("ANALYZE counters")
+
+        told = self.sampled()
+
+        self.assertEqual(told[key("eval_table_rows", table="counters")], 1)
+        for table in db.metadata.tables:
+            self.assertGreaterEqual(told[key("eval_table_bytes", table=table)], 8192)
+        [database] = [told[name] for name in told if name[0] == "eval_database_bytes"]
+        self.assertGreater(database, 5_000_000)
+
+    def test_storage_grows_with_new_counters(self):
+        before = self.sampled()
+        queries.add_many({f"counter-{number}": 1 for number in range(5000)})
+
+        after = self.sampled()
+
+        name = key("eval_table_bytes", table="counters")
+        self.assertGreater(after[name] - before[name], 500_000)
 
 
 class TestDeploy(BaseTestCase):
