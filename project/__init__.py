@@ -126,6 +126,7 @@ def create_app(configuration: str | type | None = None) -> Service:
     tokens = Tokens(*secrets)
     app.extensions["anonymous_limit"] = _anonymous_limit(settings)
     app.extensions["increments"] = counter_writes.new_combiner()
+    app.extensions["known_counters"] = counter_writes.KnownCounters()
     app.extensions["score_writes"] = score_writes.new_combiners()
     app.extensions["keys_underway"] = KeysUnderway()
     app.extensions["seats"] = Seats(max(1, settings.threads * 3 // 4))

@@ -27,11 +27,12 @@ ADD = Statement(
     WITH sent AS (
         SELECT name, amount
           FROM unnest(CAST(:names AS text[]), CAST(:amounts AS bigint[])) AS s (name, amount)
-         WHERE :may_create
-            OR cardinality(CAST(:names AS text[])) = (
-               SELECT count(*)
-                 FROM counters
-                WHERE name = ANY(CAST(:names AS text[])))
+         WHERE CASE WHEN :may_create THEN true
+                    ELSE cardinality(CAST(:names AS text[])) = (
+                         SELECT count(*)
+                           FROM counters
+                          WHERE name = ANY(CAST(:names AS text[])))
+                END
     ), ledger AS (
         INSERT INTO counter_hours AS h (name, hour, added)
         SELECT name, date_trunc('hour', now(), 'UTC'), amount
@@ -151,7 +152,6 @@ CHARGE = Statement(
     SELECT principal, CAST(now() AT TIME ZONE 'UTC' AS date), counters
       FROM unnest(CAST(:principals AS text[]), CAST(:counters AS bigint[]))
            AS charged (principal, counters)
-     ORDER BY principal
         ON CONFLICT (principal, day) DO UPDATE SET counters = u.counters + excluded.counters
  RETURNING principal, counters
 """,

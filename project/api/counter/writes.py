@@ -44,6 +44,28 @@ class Setting(NamedTuple):
     value: int
 
 
+class KnownCounters:
+    """Names of counters that this process has seen to exist.
+
+    Increments of these need not ask PostgreSQL whether they would create a counter. If one has been
+    deleted since, it is created again without counting against a quota.
+    """
+
+    def __init__(self, size: int = 10_000) -> None:
+        self._size = size
+        self._names: set[str] = set()
+
+    def include(self, names: Set[str]) -> bool:
+        """Return whether all of the counters are known."""
+        return names <= self._names
+
+    def add(self, names: Set[str]) -> None:
+        """Add names; forget the others if there are too many."""
+        if len(self._names) + len(names) > self._size:
+            self._names = set()
+        self._names |= names
+
+
 def new_combiner() -> Combiner[Write[Addition], Outcome]:
     """Return what writes the additions of many callers together."""
     return Combiner(_flush, undivided=AWAY, observe=BatchMetrics("counters").observe)
@@ -100,10 +122,16 @@ def _add_freely(connection: Connection, batch: Sequence[Addition]) -> list[Outco
 
     Otherwise return None and change nothing.
     """
-    may_create = not any(addition.creator for addition in batch)
     amounts = [addition.amounts for addition in batch]
+    names = {name for added in amounts for name in added}
+    known: KnownCounters = current_app.extensions["known_counters"]
+    may_create = known.include(names) or not any(addition.creator for addition in batch)
     values = queries.add_in_turn(connection, amounts, may_create=may_create)
-    return None if values is None else list(map(_answer, batch, values))
+    if values is None:
+        return None
+    if not may_create:
+        known.add(names)
+    return list(map(_answer, batch, values))
 
 
 def _add_within_limits(connection: Connection, batch: Sequence[Addition]) -> list[Outcome]:

@@ -118,7 +118,7 @@ def write_once(
     keys = [write.key for write in writes if write.key]
     used = queries.claim(connection, keys) if keys else {}
     claimed = [key for key in keys if key.name not in used]
-    over_quota = _over_quota(connection, claimed)
+    over_quota = _over_quota(connection, claimed) if keys else set()
     settled: list[Outcome | None] = [
         _settled(write.key, used, over_quota) if write.key else None for write in writes
     ]

@@ -37,24 +37,24 @@ CLAIM = Statement(
     fingerprints="bytea[]",
 )
 
-# Locks the rows until the end of the transaction, in the same order everywhere. A transaction locks
-# them after its keys and before anything that it writes.
-CHARGE = Statement(
-    """
+# Not TO DEFAULT, which behind a pooler would be PostgreSQL's own.
+PATIENT_AGAIN = Statement(
+    "SELECT set_config('lock_timeout', current_setting('eval.lock_timeout'), true)"
+)
+
+# The principals come sorted, so that rows are locked in the same order everywhere, after the keys
+# and before anything that the transaction writes.
+CHARGE = Statement("""
+    SELECT set_config('lock_timeout', current_setting('eval.lock_timeout'), true);
     INSERT INTO idempotency_usage AS u (principal, day, responses, bytes)
     SELECT principal, CAST(now() AT TIME ZONE 'UTC' AS date), responses, bytes
       FROM unnest(CAST(:principals AS text[]), CAST(:responses AS bigint[]),
                   CAST(:bytes AS bigint[]))
            AS charged (principal, responses, bytes)
-     ORDER BY principal
         ON CONFLICT (principal, day) DO UPDATE
        SET responses = u.responses + excluded.responses, bytes = u.bytes + excluded.bytes
  RETURNING principal, responses, bytes
-""",
-    principals="text[]",
-    responses="bigint[]",
-    bytes="bigint[]",
-)
+""")
 
 RELEASE = Statement(
     """
@@ -75,11 +75,6 @@ PRUNE_USAGE = Statement("""
                                    FOR UPDATE SKIP LOCKED)
  RETURNING day
 """)
-
-# Not TO DEFAULT, which behind a pooler would be PostgreSQL's own.
-PATIENT_AGAIN = Statement(
-    "SELECT set_config('lock_timeout', current_setting('eval.lock_timeout'), true)"
-)
 
 SELECT = Statement(
     """
@@ -161,7 +156,6 @@ def claim(connection: Connection, keys: Collection[Key]) -> dict[tuple[str, str]
         claimed = CLAIM.run(connection, **sent, fingerprints=[key.fingerprint for key in keys])
     except LockNotAvailable as error:
         raise RequestInProgress from error
-    PATIENT_AGAIN.run(connection)
     if len(claimed) == len(keys):
         return {}
     ours = {(row.principal, row.key) for row in claimed}
@@ -170,9 +164,10 @@ def claim(connection: Connection, keys: Collection[Key]) -> dict[tuple[str, str]
 
 
 def charge(connection: Connection, keys: Collection[Key], sign: int = 1) -> list[Row]:
-    """Count the responses of keys against the quotas of their payers; return today's usage.
+    """Count the responses of claimed keys against the quotas of their payers; return today's usage.
 
-    With a `sign` of -1 they are no longer counted.
+    With a `sign` of -1 they are no longer counted. What follows waits for locks as usual, and no
+    longer as briefly as `claim()`.
     """
     responses: Multiset[str] = Multiset()
     sizes: Multiset[str] = Multiset()
@@ -182,6 +177,7 @@ def charge(connection: Connection, keys: Collection[Key], sign: int = 1) -> list
             sizes[key.payer] += sign * key.response_size
     principals = sorted(responses)
     if not principals:
+        PATIENT_AGAIN.run(connection)
         return []
     return CHARGE.run(
         connection,

@@ -225,6 +225,7 @@ class TestConnections(ConnectionsTestCase):
         migration.upgrade()
         with db.writing() as connection:
             keys.claim(connection, [keys.Key("user:7", "a", b"")])
+            keys.charge(connection, [])
             with connection.cursor() as cursor:
                 cursor.execute("SHOW lock_timeout")
 

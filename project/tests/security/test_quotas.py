@@ -8,7 +8,7 @@ from sqlalchemy import text
 from project import db
 from project.api.counter import queries, writes
 from project.api.counter.schemas import LARGEST_STEP, MOST_NAMES
-from project.api.counter.writes import Addition
+from project.api.counter.writes import Addition, KnownCounters
 from project.api.errors import RateLimited
 from project.api.idempotency import queries as keys
 from project.api.idempotency.keys import Write
@@ -27,6 +27,8 @@ class QuotaTestCase(BaseTestCase):
     def setUp(self):
         super().setUp()
         self.enterContext(self.limited(**LIMITS))
+        known = mock.patch.dict(self.app.extensions, known_counters=KnownCounters())
+        self.enterContext(known)
 
     def limited(self, **limits):
         settings = self.app.extensions["settings"].model_copy(update=limits)
@@ -144,6 +146,27 @@ class TestNewCounters(QuotaTestCase):
         self.assertEqual(
             self.rows("SELECT counters FROM counter_usage WHERE principal = 'user:7'"), 3
         )
+
+    def test_known_counters_are_bounded(self):
+        known = KnownCounters(size=3)
+
+        known.add({"a", "b"})
+        both = known.include({"a", "b"})
+        known.add({"c", "d"})
+
+        self.assertTrue(both)
+        self.assertTrue(known.include({"c", "d"}))
+        self.assertFalse(known.include({"a", "c"}))
+
+    def test_known_counter_can_be_created_again_after_its_deletion(self):
+        for _ in range(2):
+            self.increment("a")
+        self.client.delete("/counters/a", headers=ADMIN)
+        again = self.increment("a")
+        self.increment_many("b", "c")
+
+        self.assertEqual(again.get_json()["data"]["value"], 1)
+        self.assert_over_quota(self.increment("d"))
 
     def test_request_over_the_quota_can_be_repeated_with_its_key(self):
         self.increment_many("a", "b", "c")
