@@ -203,6 +203,28 @@ class TestSubtraction(PublicTestCase):
             others.get_json()["data"]["counters"], {"own": -4, "public:a": 0, "Public:b": -1}
         )
 
+    def test_subtraction_is_replayed_only_for_admins(self):
+        """A replay needs the role as well, also by the user that sent the key as an admin."""
+        add_counter("public:a", 10)
+        roles = {role: User(7, is_admin=role) for role in (True, False)}
+        issue = self.app.extensions["tokens"].issue
+        admin, learner = (
+            KEY | {"Authorization": f"Bearer {issue(roles[role], days=1)}"}
+            for role in (True, False)
+        )
+
+        done, replayed = (self.increment(headers=admin, by=-1) for _ in range(2))
+        refused = self.increment(headers=learner, by=-1)
+        many = {"increments": {"own": 1, "public:a": -1}}
+        refused_many = self.client.post("/counters/increment", json=many, headers=learner)
+
+        self.assertEqual((done.data, done.status_code), (replayed.data, 200))
+        self.assertEqual(replayed.headers["Idempotency-Replayed"], "true")
+        self.assert_fails(refused, 403, "forbidden")
+        self.assert_fails(refused_many, 403, "forbidden")
+        self.assert_value(9)
+        self.assert_value(None, "own")
+
     def test_services_subtract_from_no_public_counter(self):
         token = self.app.extensions["tokens"].issue(User(5, is_service=True), days=1)
         service = {"Authorization": f"Bearer {token}"}
