@@ -127,6 +127,20 @@ def _needs_token(view: Any, *, also_without: bool = False) -> Any:
     return view
 
 
+def requires(check: Callable[[User], None]) -> Callable[[View], View]:
+    """Check the role of the caller before the body is read; put it below `@authenticate`."""
+
+    def decorator(view: View) -> View:
+        @wraps(view)
+        def permitted(caller: User, *args: Any, **kwargs: Any) -> Any:
+            check(caller)
+            return view(caller, *args, **kwargs)
+
+        return cast(View, permitted)
+
+    return decorator
+
+
 class _ForUser(Protocol):
     @property
     def user_id(self) -> int | None: ...

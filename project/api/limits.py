@@ -7,17 +7,24 @@ and only increments without a token are limited.
 import logging
 import math
 import time
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, cast
 
+from flask import Response, current_app, request
 from limits import parse
 from limits.storage import MemoryStorage, storage_from_string
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from project.api.addresses import client_network
 from project.api.errors import RateLimited
+from project.users import User
 
 logger = logging.getLogger(__name__)
 
 POLICY = "anonymous"
+
+View = TypeVar("View", bound=Callable[..., Response])
 
 
 class AnonymousLimit:
@@ -61,3 +68,27 @@ class AnonymousLimit:
         allowed = limiter.hit(self._limit, POLICY, client)
         stats = limiter.get_window_stats(self._limit, POLICY, client)
         return allowed, stats.reset_time, stats.remaining
+
+
+def count_address() -> dict[str, str]:
+    """Count the current request for its address; return the RateLimit fields.
+
+    Raise RateLimited if the address is over its limit.
+    """
+    limit: AnonymousLimit = current_app.extensions["anonymous_limit"]
+    return limit.count(request.remote_addr)
+
+
+def limit_anonymous(view: View) -> View:
+    """Count a request without a token before its body is read; put it below `@authenticate…`."""
+
+    @wraps(view)
+    def limited(caller: User | None, **kwargs: Any) -> Response:
+        if caller is not None:
+            return view(caller, **kwargs)
+        fields = count_address()
+        response = view(caller, **kwargs)
+        response.headers.update(fields)
+        return response
+
+    return cast(View, limited)

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from apiflask import APIBlueprint
-from flask import Response, current_app, make_response, render_template, request
+from flask import Response, make_response, render_template, request
 
 from project.api import errors
-from project.api.auth import authenticate, authenticate_unless, only_admin
+from project.api.auth import authenticate, authenticate_unless, only_admin, requires
 from project.api.counter import badge, queries, writes
 from project.api.counter.queries import CounterRow
 from project.api.counter.schemas import (
@@ -34,6 +34,7 @@ from project.api.counter.writes import Addition, Setting
 from project.api.documents import has_version, may_answer, shows_page, shows_picture, takes_key
 from project.api.fields import EARLIEST
 from project.api.idempotency.keys import alone, submit
+from project.api.limits import count_address, limit_anonymous
 from project.api.pagination import Page
 from project.api.quotas import quota_principal
 from project.api.responses import Done, integer, known_etags, success, unchanged
@@ -78,7 +79,7 @@ def _only_looks_ahead() -> bool:
 def _is_over_limit() -> bool:
     """Count the request of this address; return whether it is over its limit."""
     try:
-        _count_address()
+        count_address()
     except errors.RateLimited:
         return True
     return False
@@ -86,6 +87,7 @@ def _is_over_limit() -> bool:
 
 @counter_blueprint.post("/counters/<name>/increment")
 @authenticate_unless(is_public)
+@limit_anonymous
 @counter_blueprint.input(Increment)
 @counter_blueprint.output(OneValue)
 @takes_key
@@ -98,14 +100,11 @@ def increment_counter(caller: User | None, name: str, json_data: Increment) -> R
     `public:home` always exists.
     """
     _check_name(name)
-    fields = {} if caller else _count_address()
     _check_public(caller, {name: json_data.by})
     must_exist = caller is None and name != HOME
     creator = quota_principal(caller) if caller else None
     addition = Addition({name: json_data.by}, must_exist=must_exist, creator=creator)
-    response = submit(addition, caller, writes.increment)
-    response.headers.update(fields)
-    return response
+    return submit(addition, caller, writes.increment)
 
 
 @counter_blueprint.post("/counters/increment")
@@ -160,6 +159,7 @@ def list_counters(query_data: CounterFilter) -> Response:
 
 @counter_blueprint.put("/counters/<name>")
 @authenticate
+@requires(only_admin)
 @counter_blueprint.input(NewValue)
 @counter_blueprint.output(OneCounter)
 @takes_key
@@ -176,7 +176,6 @@ def set_counter(caller: User, name: str, json_data: NewValue) -> Response:
     Administrators only. `If-Match` with the ETag that you saw sets it only where it is still so,
     `If-Match: *` sets it however it is, `If-None-Match: *` creates it.
     """
-    only_admin(caller)
     _check_name(name)
     if request.headers.get("If-None-Match") == "*":
         return submit(Setting(name, json_data.value), caller, alone(writes.create))
@@ -299,8 +298,3 @@ def _check_public(caller: User | None, amounts: Mapping[str, int]) -> None:
             raise errors.TokenRequired
     elif any(is_public(name) and amount < 0 for name, amount in amounts.items()):
         only_admin(caller)
-
-
-def _count_address() -> dict[str, str]:
-    fields: dict[str, str] = current_app.extensions["anonymous_limit"].count(request.remote_addr)
-    return fields

@@ -16,6 +16,7 @@ from project.api.auth import (
     authenticate_where,
     only_admin,
     only_services,
+    requires,
 )
 from project.api.documents import has_version, may_answer, takes_key
 from project.api.fields import PageQuery
@@ -168,6 +169,7 @@ scores_blueprint.patch("/scores/<score_id:score_id>", endpoint="patch_score")(up
 
 @scores_blueprint.post("/scores/batch")
 @authenticate
+@requires(only_services)
 @takes_up_to(8 * MEBIBYTE)
 @scores_blueprint.input(NewScores)
 @scores_blueprint.output(Written)
@@ -180,7 +182,6 @@ def upsert_scores(caller: User, json_data: NewScores) -> Response:
     Answers may have times (`at`) and arrive in any order; without a time, they are given now, in
     the order of the batch.
     """
-    only_services(caller)
     attempts: Sequence[NewAttempt] = [
         NewAttempt(score.user_id, score.exercise_id, score.correct, caller.user_id, at=score.at)
         for score in json_data.scores
