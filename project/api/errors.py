@@ -8,6 +8,7 @@ that asks for a page gets an error page.
 
 from collections.abc import Mapping
 from http import HTTPStatus
+from itertools import islice
 from typing import Any, ClassVar, cast
 
 import orjson
@@ -35,6 +36,9 @@ PROBLEM_JSON = "application/problem+json"
 # The first one that the client accepts as well as any other.
 MEDIA_TYPES = (JSON, PROBLEM_JSON, HTML)
 RETRY_AFTER_SECONDS = 1
+# How many errors an answer lists, and how long the name of a field in it is.
+MAX_ERRORS = 20
+MAX_FIELD_LENGTH = 200
 
 Errors = Mapping[str, list[str]]
 
@@ -54,9 +58,21 @@ class ApiError(HTTPException):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self.code = self.status
-        self.errors = errors
+        self.errors = _listed(errors) if errors else None
         self.headers = dict(headers or {})
-        super().__init__(message or self.message)
+        description = message or self.message
+        if errors and len(errors) > MAX_ERRORS:
+            description += f" The first {MAX_ERRORS} of {len(errors)} errors are listed."
+        super().__init__(description)
+
+
+def _listed(errors: Errors) -> Errors:
+    """Return the first errors, with short names: the caller chooses both names and count."""
+    return {_shortened(field): errors[field] for field in islice(errors, MAX_ERRORS)}
+
+
+def _shortened(field: str) -> str:
+    return field if len(field) <= MAX_FIELD_LENGTH else f"{field[:MAX_FIELD_LENGTH]}…"
 
 
 class InvalidPayload(ApiError):

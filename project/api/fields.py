@@ -2,9 +2,12 @@
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticKnownError
+
+from project.api.errors import MAX_ERRORS
 
 LARGEST_BIGINT = 2**63 - 1
 # The name of a counter: not only dots, which clients and proxies resolve in a path.
@@ -19,6 +22,27 @@ class Strict(BaseModel):
     """A model that converts nothing and refuses by name what it does not know."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _limit_unknown_fields(cls, sent: Any) -> Any:
+        """Reject very many unknown fields with one error: pydantic makes one for each."""
+        if isinstance(sent, dict) and len(sent) > len(cls.model_fields) + MAX_ERRORS:
+            unknown = len(sent.keys() - cls.model_fields.keys())
+            raise ValueError(f"There are {unknown} unknown fields. Remove them.")
+        return sent
+
+
+def at_most(count: int, kind: Literal["List", "Dictionary"]) -> BeforeValidator:
+    """Count the items of a list or dictionary before any of them is validated."""
+
+    def check(sent: Any) -> Any:
+        if isinstance(sent, list | dict) and len(sent) > count:
+            details = {"field_type": kind, "max_length": count, "actual_length": len(sent)}
+            raise PydanticKnownError("too_long", details)
+        return sent
+
+    return BeforeValidator(check)
 
 
 def _not_null(value: Any) -> Any:

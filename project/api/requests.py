@@ -14,6 +14,7 @@ from werkzeug.sansio.utils import host_is_trusted
 
 from project import tracing
 from project.api.errors import (
+    MAX_FIELD_LENGTH,
     InvalidPayload,
     InvalidQuery,
     NotFound,
@@ -43,7 +44,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) != len(pairs):
         counted = Counter(name for name, _ in pairs)
         twice = next(name for name, count in counted.items() if count > 1)
-        raise _Ambiguous(f"The name {twice!a} stands twice in one object")
+        raise _Ambiguous(f"The name {twice[:MAX_FIELD_LENGTH]!a} stands twice in one object")
     return fields
 
 

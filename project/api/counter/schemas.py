@@ -16,6 +16,7 @@ from project.api.fields import (
     PageQuery,
     QueryTime,
     Strict,
+    at_most,
 )
 
 COLOR_PATTERN = f"^({'|'.join(COLORS)}|#?([0-9a-fA-F]{{3}}){{1,2}})$"
@@ -68,7 +69,7 @@ class Increment(Strict):
 class Increments(Strict):
     """By how much each of several counters is to change, all of them or none."""
 
-    increments: dict[Name, Step] = Field(
+    increments: Annotated[dict[Name, Step], at_most(MOST_NAMES, "Dictionary")] = Field(
         min_length=1,
         max_length=MOST_NAMES,
         json_schema_extra={"additionalProperties": False},

@@ -17,6 +17,7 @@ from project.api.fields import (
     QueryTime,
     Strict,
     Time,
+    at_most,
     to_integer,
 )
 from project.api.scores import time_zones
@@ -75,7 +76,9 @@ class NewScoreOf(Strict):
 class NewScores(Strict):
     """Scores as a service sends them, to be written all or none."""
 
-    scores: list[NewScoreOf] = Field(min_length=1, max_length=MOST_SCORES)
+    scores: Annotated[list[NewScoreOf], at_most(MOST_SCORES, "List")] = Field(
+        min_length=1, max_length=MOST_SCORES
+    )
 
 
 class OwnScoreFilter(PageQuery):

@@ -1,8 +1,9 @@
-"""Callers that may not do something are rejected before their body is read."""
+"""Callers that may not do something are rejected before their body is read, and errors are few."""
 
 import io
 from unittest.mock import patch
 
+from project.api.errors import MAX_ERRORS, MAX_FIELD_LENGTH
 from project.api.limits import AnonymousLimit
 from project.tests.base import ADMIN, LEARNER, BaseTestCase
 from project.tests.security.operations import operations
@@ -80,3 +81,65 @@ class TestOrder(BaseTestCase):
 
         self.assert_fails(invalid, 400, "invalid_payload")
         self.assert_fails(next_one, 429, "rate_limited")
+
+
+class TestErrors(BaseTestCase):
+    def post(self, path, body):
+        return self.assert_fails(
+            self.client.post(path, json=body, headers=ADMIN), 400, "invalid_payload"
+        )
+
+    def test_errors_are_listed_up_to_a_number(self):
+        wrong = {"user_id": 0, "exercise_id": 1, "correct": True}
+
+        answer = self.post("/scores/batch", {"scores": [wrong] * 100})
+
+        self.assertEqual(len(answer["errors"]), MAX_ERRORS)
+        self.assertIn(f"The first {MAX_ERRORS} of 100 errors", answer["message"])
+
+    def test_unknown_fields_are_named_if_they_are_few(self):
+        answer = self.post("/scores", {"exercise_id": 1, "correct": True, "a": 1, "b": 2})
+
+        self.assertEqual(set(answer["errors"]), {"a", "b"})
+
+    def test_unknown_fields_are_counted_if_they_are_many(self):
+        fields = {f"field{number}": 0 for number in range(1000)}
+
+        answer = self.post("/scores", fields | {"exercise_id": 1, "correct": True})
+        nested = self.post("/scores/batch", {"scores": [fields]})
+
+        self.assertEqual(
+            answer["errors"], {"body": ["There are 1000 unknown fields. Remove them."]}
+        )
+        self.assertEqual(set(nested["errors"]), {"scores[0]"})
+
+    def test_items_are_counted_before_they_are_validated(self):
+        batch = self.post("/scores/batch", {"scores": [{}] * 1001})
+        increments = self.post(
+            "/counters/increment", {"increments": {f"!{name}": 0 for name in range(1001)}}
+        )
+
+        for answer, field in ((batch, "scores"), (increments, "increments")):
+            with self.subTest(field):
+                self.assertEqual(set(answer["errors"]), {field})
+                self.assertIn("at most 1000 items", answer["errors"][field][0])
+
+    def test_names_of_fields_are_shortened(self):
+        unknown = self.post("/scores", {"x" * 100_000: 1})
+        twice = self.client.post(
+            "/scores",
+            data='{"%s": 1, "%s": 1}' % (("x" * 100_000,) * 2),
+            content_type="application/json",
+            headers=ADMIN,
+        )
+
+        self.assertLessEqual(max(map(len, unknown["errors"])), MAX_FIELD_LENGTH + 1)
+        self.assertLess(len(twice.get_data()), 1000)
+
+    def test_unknown_query_parameters_are_listed_up_to_a_number(self):
+        query = "&".join(f"p{number}=1" for number in range(1000))
+
+        answer = self.assert_fails(self.client.get(f"/scores?{query}"), 400, "invalid_query")
+
+        self.assertEqual(len(answer["errors"]), MAX_ERRORS)
+        self.assertIn(f"The first {MAX_ERRORS} of 1000 errors", answer["message"])
