@@ -32,7 +32,8 @@ from project.embedded import embedded_postgres
 from project.extensions import cors, db, migrate
 from project.heavy_reads import HeavyReads
 from project.metrics import UsersMetrics
-from project.places import STUCK_SECONDS, Places, Seats
+from project.places import STUCK_SECONDS, Places
+from project.slow_clients import BodySlots
 from project.tokens import Tokens
 from project.users import UsersService
 
@@ -129,7 +130,7 @@ def create_app(configuration: str | type | None = None) -> Service:
     app.extensions["known_counters"] = counter_writes.KnownCounters()
     app.extensions["score_writes"] = score_writes.new_combiners()
     app.extensions["keys_underway"] = KeysUnderway()
-    app.extensions["seats"] = Seats(max(1, settings.threads * 3 // 4))
+    app.extensions["body_slots"] = BodySlots(max(1, settings.threads * 3 // 4))
     places = max(1, settings.threads - SPARE_THREADS)
     lookups = Places(max(1, int(places * LOOKUP_SHARE)), LOOKUP_PATIENCE_SECONDS)
     app.places = Places(places)

@@ -22,7 +22,8 @@ from typing import Any
 
 import click
 from apiflask import APIFlask
-from granian.constants import Interfaces
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server import MPServer
 from werkzeug.serving import run_simple
@@ -49,7 +50,11 @@ STORAGE_SECONDS = 60
 PRUNE_PAUSE_SECONDS = 0.1
 LOOK_AROUND_SECONDS = 1
 # How many connections a worker holds open; most are idle, and wait for no thread.
-CONNECTIONS = 4096
+CONNECTIONS = 16384
+# HTTP/2 is off: granian does not end the bodies of its streams when their connection is lost.
+# A connection is closed if no head arrives in time, also between two requests. The buffer of a
+# connection is as large as the largest head, and limits what it holds of an unread body.
+HTTP1 = HTTP1Settings(header_read_timeout=10_000, max_buffer_size=64 * 1024)
 # What tells a process to end.
 ENDING = (signal.SIGTERM, signal.SIGINT)
 
@@ -76,6 +81,8 @@ def serve(app: APIFlask) -> None:
         port=settings.port,
         workers=settings.workers,
         blocking_threads=settings.threads,
+        http=HTTPModes.http1,
+        http1_settings=HTTP1,
         websockets=False,  # WSGI has none
         backpressure=CONNECTIONS,
         respawn_failed_workers=True,
@@ -125,7 +132,7 @@ def accompany(app: Service) -> None:
     """
     _observe(app)
     app.extensions["watchdog"].start()
-    app.extensions["seats"].start(app.extensions["settings"].port)
+    app.extensions["body_slots"].start(app.extensions["settings"].port)
     folder = Path(os.environ[metrics.FOLDER])
     threading.Thread(target=heartbeats.beat, args=(folder,), daemon=True).start()
     threading.Thread(target=_prune, args=(app,), daemon=True).start()

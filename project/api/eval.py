@@ -17,6 +17,7 @@ from project.extensions import db
 from project.migration import HEAD
 from project.pages import page, versioned
 from project.refusals import CONNECTION_FAILED, cause_of
+from project.slow_clients import BodySlots
 from project.statements import Statement
 from project.users import User
 
@@ -75,9 +76,13 @@ def health() -> Response:
 def ready() -> Response:
     """Tell whether requests can be served.
 
-    The database must answer, and its schema must be current, with all tables; otherwise 503 names
-    the cause. `warnings` name settings by which PostgreSQL can lose what it has confirmed.
+    The database must answer, its schema must be current, with all tables, and slots for reading
+    bodies must become free; otherwise 503 names the cause. `warnings` name settings by which
+    PostgreSQL can lose what it has confirmed.
     """
+    slots: BodySlots = current_app.extensions["body_slots"]
+    if slots.is_stuck():
+        raise Unavailable("No slot for reading a request body becomes free. Restart the worker.")
     version, missing = _schema()
     if version != HEAD:
         raise Unavailable(f"The schema is at {version}, and should be at {HEAD}.")

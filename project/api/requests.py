@@ -13,6 +13,7 @@ from flask import Request, Response, current_app, request
 from werkzeug.sansio.utils import host_is_trusted
 
 from project import tracing
+from project.api.addresses import client_network
 from project.api.errors import (
     MAX_FIELD_LENGTH,
     InvalidPayload,
@@ -25,6 +26,7 @@ from project.api.errors import (
 from project.app import BEGAN, NamedRequest, Service
 from project.logs import Served
 from project.metrics import RequestMetrics
+from project.slow_clients import LARGE_BODY_BYTES, BodyRead, BodySlots, MeasuredInput
 
 REQUEST_ID = "X-Request-ID"
 # A host name (also with underscores, as containers have them) or address, and maybe a port. The
@@ -56,46 +58,55 @@ class JsonRequest(NamedRequest):
     """A request whose body, where it has one, is a JSON object."""
 
     def _has_no_body(self) -> bool:
-        """Return whether the headers say so already (RFC 9112, section 6.3); HTTP/2 has others."""
-        return (
-            "CONTENT_LENGTH" not in self.environ
-            and "HTTP_TRANSFER_ENCODING" not in self.environ
-            and self.environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
-        )
+        """Return whether the headers say so already (RFC 9112, section 6.3)."""
+        return "CONTENT_LENGTH" not in self.environ and "HTTP_TRANSFER_ENCODING" not in self.environ
 
-    def _read(self, cache: bool) -> bytes:
+    def _read(self, read: BodyRead, cache: bool) -> bytes:
+        """Return the body; raise PayloadTooLarge, or InvalidPayload if its end is missing."""
+        self.environ["wsgi.input"] = MeasuredInput(self.environ["wsgi.input"], read)
         body = self.get_data(cache=cache)
         # Without Content-Length Werkzeug reads up to the limit, and does not look behind it.
         is_chunked = self.content_length is None and len(body) == self.max_content_length
         if is_chunked and self.environ["wsgi.input"].read(1):
             raise PayloadTooLarge
+        if self.content_length is not None and len(body) < self.content_length:
+            raise InvalidPayload({"body": ["The body is shorter than its Content-Length."]})
         return body
 
     def get_json(self, *_: Any, cache: bool = True, **__: Any) -> Any:
-        """Return the body as a dictionary, or None where it is empty.
+        """Return the body as a dictionary, or None if it is empty.
 
-        Raise InvalidPayload where it is anything but a JSON object, UnsupportedMediaType where
-        it does not say that it is one, and NoPlace where too many others send theirs.
+        Raise InvalidPayload if it is anything but a JSON object, UnsupportedMediaType if its
+        content type is another one, and NoPlace if too many other bodies are read or parsed.
         """
         if self._has_no_body():
             return None
         if self.headers.get("Content-Encoding", "").lower() not in {"", "identity"}:
             raise UnsupportedContentEncoding
-        with current_app.extensions["seats"].taken():
-            body = self._read(cache)
-        if not body:
-            return None
-        if self.mimetype != "application/json":
-            raise UnsupportedMediaType
-        try:
-            parsed = json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_constant)
-        except _Ambiguous as error:
-            raise InvalidPayload({"body": [f"{error}."]}) from None
-        except (ValueError, RecursionError):
-            raise InvalidPayload({"body": ["The body should be valid JSON in UTF-8."]}) from None
-        if not isinstance(parsed, dict):
-            raise InvalidPayload({"body": ["The body should be a JSON object."]})
-        return parsed
+        slots: BodySlots = current_app.extensions["body_slots"]
+        proxied: dict[str, str] = self.environ.get("werkzeug.proxy_fix.orig", self.environ)
+        client, peer = client_network(self.remote_addr), str(proxied.get("REMOTE_ADDR"))
+        large = self.content_length is None or self.content_length > LARGE_BODY_BYTES
+        with slots.slot(client, peer, large=large) as read:
+            body = self._read(read, cache)
+            if not body:
+                return None
+            if self.mimetype != "application/json":
+                raise UnsupportedMediaType
+            return _parse(body)
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    """Return the JSON object; raise InvalidPayload if it is not exactly one."""
+    try:
+        parsed = json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_constant)
+    except _Ambiguous as error:
+        raise InvalidPayload({"body": [f"{error}."]}) from None
+    except (ValueError, RecursionError):
+        raise InvalidPayload({"body": ["The body should be valid JSON in UTF-8."]}) from None
+    if not isinstance(parsed, dict):
+        raise InvalidPayload({"body": ["The body should be a JSON object."]})
+    return parsed
 
 
 def takes_up_to(bytes_: int) -> Callable[[View], View]:

@@ -5,6 +5,7 @@ from unittest.mock import patch
 
 from project.api.errors import MAX_ERRORS, MAX_FIELD_LENGTH
 from project.api.limits import AnonymousLimit
+from project.slow_clients import BodySlots
 from project.tests.base import ADMIN, LEARNER, BaseTestCase
 from project.tests.security.operations import operations
 
@@ -143,3 +144,31 @@ class TestErrors(BaseTestCase):
 
         self.assertEqual(len(answer["errors"]), MAX_ERRORS)
         self.assertIn(f"The first {MAX_ERRORS} of 1000 errors", answer["message"])
+
+    def test_body_that_is_shorter_than_its_length_is_rejected(self):
+        answer = self.client.post(
+            "/counters/visits/increment",
+            data='{"by": 1}',
+            content_type="application/json",
+            environ_overrides={"CONTENT_LENGTH": "1000"},
+            headers=LEARNER,
+        )
+
+        self.assert_fails(answer, 400, "invalid_payload")
+        self.assertEqual(self.client.get("/counters/visits").status_code, 404)
+
+
+class TestReadiness(BaseTestCase):
+    def test_ready_fails_if_no_body_slot_becomes_free(self):
+        slots = BodySlots(1)
+        self.enterContext(patch.dict(self.app.extensions, body_slots=slots))
+
+        with slots.slot("192.0.2.1", "192.0.2.1", large=False) as read:
+            before = self.client.get("/ready")
+            read.started -= 60  # as if it had begun a minute ago
+            during = self.client.get("/ready")
+        after = self.client.get("/ready")
+
+        self.assertEqual((before.status_code, after.status_code), (200, 200))
+        failure = self.assert_fails(during, 503, "unavailable")
+        self.assertIn("No slot for reading a request body", failure["message"])
