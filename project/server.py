@@ -54,7 +54,7 @@ CONNECTIONS = 16384
 # HTTP/2 is off: granian does not end the bodies of its streams when their connection is lost.
 # A connection is closed if no head arrives in time, also between two requests. The buffer of a
 # connection is as large as the largest head, and limits what it holds of an unread body.
-HTTP1 = HTTP1Settings(header_read_timeout=10_000, max_buffer_size=64 * 1024)
+HTTP1 = HTTP1Settings(header_read_timeout=10_000, max_buffer_size=16 * 1024)
 # What tells a process to end.
 ENDING = (signal.SIGTERM, signal.SIGINT)
 

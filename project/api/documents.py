@@ -120,7 +120,8 @@ class Failure(BaseModel):
     code: str
     errors: dict[str, list[str]] | None = Field(
         None,
-        description="Why each field was refused, by its path: `scores[400].user_id`.",
+        description="Why each field was refused, by its path: `scores[400].user_id`. At most 20 "
+        "entries; `message` says how many there are.",
     )
     request_id: str | None = Field(None, description="With a 500: what to look for in the log.")
 
