@@ -18,8 +18,9 @@ import struct
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from threading import Lock, Semaphore, Thread
+from contextlib import contextmanager, nullcontext, suppress
+from functools import lru_cache
+from threading import Semaphore, Thread
 from typing import Any
 
 from project.places import NoPlace, Places
@@ -35,6 +36,8 @@ PIECE_BYTES = 16 * 1024
 # Large bodies have fewer slots: parsed, a body takes up to 20 times its bytes.
 LARGE_BODY_BYTES = 64 * 1024
 LARGE_WAIT_SECONDS = 0.1
+# Of so many clients the shares are known; those that sent no body for longest are forgotten.
+MAX_CLIENTS = 1024
 # On a connection that is idle or slow, the service has sent nothing for so long.
 SILENT_SECONDS = 4.0
 # If a read is overdue for so long, all connections from its address are closed.
@@ -75,7 +78,6 @@ class _Share:
     def __init__(self, slots: int, large: int) -> None:
         self.slots = Places(slots)
         self.large = Semaphore(large)
-        self.users = 0
 
 
 @contextmanager
@@ -98,8 +100,9 @@ class BodySlots:
         large = max(1, count // 4)
         self._large = Semaphore(large)
         self._large_share_size = max(1, large // 2)
-        self._shares: dict[str, _Share] = {}
-        self._lock = Lock()
+        self._share = lru_cache(MAX_CLIENTS)(
+            lambda _client: _Share(self._share_size, self._large_share_size)
+        )
         self._reads: set[BodyRead] = set()
 
     @contextmanager
@@ -108,33 +111,20 @@ class BodySlots:
 
         `client` is the address that shares are counted by, `peer` that of the connection.
         """
-        read = BodyRead(client, peer)
-        with ExitStack() as held:
-            share = held.enter_context(self._share(client))
-            if large:
-                held.enter_context(_acquired(share.large))
-                held.enter_context(_acquired(self._large))
-            held.enter_context(share.slots.taken())
-            held.enter_context(self._slots.taken())
+        share, read = self._share(client), BodyRead(client, peer)
+        few = self._slot_for_large(share) if large else nullcontext()
+        with few, share.slots.taken(), self._slots.taken():
             read.started = time.monotonic()
             self._reads.add(read)
-            held.callback(self._reads.discard, read)
-            yield read
+            try:
+                yield read
+            finally:
+                self._reads.discard(read)
 
     @contextmanager
-    def _share(self, client: str) -> Iterator[_Share]:
-        with self._lock:
-            share = self._shares.get(client)
-            if share is None:
-                share = self._shares[client] = _Share(self._share_size, self._large_share_size)
-            share.users += 1
-        try:
-            yield share
-        finally:
-            with self._lock:
-                share.users -= 1
-                if not share.users:
-                    del self._shares[client]
+    def _slot_for_large(self, share: _Share) -> Iterator[None]:
+        with _acquired(share.large), _acquired(self._large):
+            yield
 
     def is_stuck(self) -> bool:
         """Return whether every slot is held by a read that could not be ended."""

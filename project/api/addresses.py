@@ -1,5 +1,6 @@
 """Client addresses: what identifies a client that sends no token."""
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
 # A provider gives each IPv6 customer a /64 or more, and a host may use any address in it.
@@ -14,6 +15,7 @@ def client_address(remote_addr: str | None) -> str:
     return str(_parse(remote_addr) or remote_addr)
 
 
+@lru_cache(maxsize=1024)
 def client_network(remote_addr: str | None) -> str:
     """Return the addresses that count as one client: an IPv4 address, or the /64 of an IPv6 one."""
     address = _parse(remote_addr)
