@@ -277,25 +277,25 @@ class BatchMetrics:
 
 
 class UsersMetrics(Observer):
-    """What the client of users-service tells."""
+    """Measures the client of users-service."""
 
     def __init__(self) -> None:
         self._seconds = {answer: USERS_SECONDS.labels(answer) for answer in ("yes", "no", "none")}
 
-    def remembered(self) -> None:
-        """Note a token that was in the cache."""
+    def on_cache_hit(self) -> None:
+        """Count a token that was in the cache."""
         USERS_CACHE_HITS.inc()
 
-    def refused(self) -> None:
-        """Note a question that was not asked, as the breaker was open."""
+    def on_short_circuit(self) -> None:
+        """Count a lookup that the circuit breaker rejected."""
         USERS_REFUSED.inc()
 
-    def asked(self, answer: str, seconds: float) -> None:
-        """Note a question: its answer was "yes", "no", or there was "none"."""
+    def on_lookup(self, answer: str, seconds: float) -> None:
+        """Measure a lookup whose answer was "yes", "no", or "none"."""
         self._seconds[answer].observe(seconds)
 
-    def breaker(self, *, is_open: bool) -> None:
-        """Note that the breaker has opened or closed."""
+    def on_state_change(self, *, is_open: bool) -> None:
+        """Note that the circuit breaker has opened or closed."""
         USERS_BREAKER_OPEN.set(is_open)
 
 

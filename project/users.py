@@ -20,9 +20,8 @@ What users-service answers means:
     5xx, or no answer in time           neither; this lookup is unavailable, and a failure
 
     UsersService    cache and pending lookups
-    _Flight         one pending lookup and its result
-    _Breaker        circuit breaker: closed, open, half-open
-    _Line           connection pool
+    _Lookup         one pending lookup and its result
+    _ConnectionPool keep-alive connections
     _DeadlineReader a socket that is read until the deadline and no longer
     _read_user      status and body in, User or None out
 
@@ -38,10 +37,11 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
-from threading import Event, Lock, Thread
+from threading import Lock, Thread
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
@@ -50,6 +50,8 @@ import orjson
 from cachetools import TTLCache
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
+
+from project.circuit_breaker import CircuitBreaker
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +65,7 @@ _FAILURES = (OSError, http.client.HTTPException, HTTPError)
 # Client errors that say nothing about the token: Request Timeout, Too Many Requests.
 _TRY_LATER = frozenset({http.client.REQUEST_TIMEOUT, http.client.TOO_MANY_REQUESTS})
 # How a kept connection ends that the server closed while it was idle.
-_HUNG_UP = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+_CONNECTION_RESET = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,24 +89,28 @@ class _UnexpectedAnswer(Exception):
     """users-service answered, but neither yes nor no."""
 
 
+class _NoAnswer(Exception):
+    """The lookup has finished without a yes or no."""
+
+
 class Observer:
-    """Is told what the client does, to measure it; this one does not."""
+    """Receives the events of the client, to measure them; this one ignores them."""
 
-    def remembered(self) -> None:
-        """Hear that a token was in the cache."""
+    def on_cache_hit(self) -> None:
+        """Count a token that was in the cache."""
 
-    def refused(self) -> None:
-        """Note a lookup that was rejected by the circuit breaker."""
+    def on_short_circuit(self) -> None:
+        """Count a lookup that the circuit breaker rejected."""
 
-    def asked(self, answer: str, seconds: float) -> None:
-        """Hear that a question was answered "yes", "no", or "none"."""
+    def on_lookup(self, answer: str, seconds: float) -> None:
+        """Measure a lookup whose answer was "yes", "no", or "none"."""
 
-    def breaker(self, *, is_open: bool) -> None:
-        """Hear that the breaker has opened or closed."""
+    def on_state_change(self, *, is_open: bool) -> None:
+        """Note that the circuit breaker has opened or closed."""
 
 
 class UsersService:
-    """Looks tokens up in users-service, and caches each yes for a while."""
+    """Looks up tokens in users-service, and caches positive answers."""
 
     def __init__(  # noqa: PLR0913 - all but the address have a default that serves
         self,
@@ -122,20 +128,19 @@ class UsersService:
         self._observer = observer or Observer()
         self._timeout_seconds = timeout_seconds
         self._retry_after_seconds = max(1, math.ceil(open_seconds))
-        self._line = _Line(url, pool_size)
-        # The lock guards the three below; it is never held while anybody waits or asks.
+        self._connections = _ConnectionPool(url, pool_size)
+        # The lock guards the three below; it is never held during a request.
         self._lock = Lock()
         self._cache: TTLCache[bytes, User] = TTLCache(cache_size, cache_seconds)
-        self._flights: dict[bytes, _Flight] = {}
-        self._breaker = _Breaker(failures_to_open, open_seconds, self._observer)
+        self._pending: dict[bytes, _Lookup] = {}
+        self._breaker = CircuitBreaker(failures_to_open, open_seconds, self._on_state_change)
 
     def known(self, token: str) -> User | None:
-        """Return whose token it is where users-service said so not long ago, or None."""
-        key = sha256(token.encode("latin-1", "replace")).digest()
+        """Return the user of a token from the cache, or None if the token is not in it."""
         with self._lock:
-            user = self._cache.get(key)
+            user = self._cache.get(_digest(token))
         if user is not None:
-            self._observer.remembered()
+            self._observer.on_cache_hit()
         return user
 
     def who_is(self, token: str, headers: Mapping[str, str] = MappingProxyType({})) -> User | None:
@@ -147,73 +152,73 @@ class UsersService:
         """
         if not _SENDABLE.fullmatch(token):
             return None
-        key = sha256(token.encode("latin-1")).digest()
+        key = _digest(token)
         with self._lock:
             user = self._cache.get(key)
             if user is not None:
                 return user
             # While the breaker is open no caller waits for a lookup that may well fail.
-            flight = None if self.is_open else self._flights.get(key)
-            leaves_now = flight is None
-            if flight is None:
-                flight = self._flights[key] = self._new_flight(key)
-        if leaves_now:
-            self._depart(flight, token, headers)
-        return self._arrive(flight)
+            lookup = None if self.is_open else self._pending.get(key)
+            leads = lookup is None
+            if lookup is None:
+                lookup = self._pending[key] = self._new_lookup(key)
+        if leads:
+            self._start(lookup, token, headers)
+        return self._wait(lookup)
 
     @property
     def is_open(self) -> bool:
-        """Whether the breaker is open: users-service is not asked, but for one trial at a time."""
+        """Whether the circuit breaker is open: no lookups except one trial at a time."""
         return self._breaker.is_open
 
     def close(self) -> None:
-        """Close the idle connections; questions on their way close their own."""
-        self._line.close()
+        """Close the idle connections; pending lookups close their own."""
+        self._connections.close()
 
-    def _new_flight(self, key: bytes) -> "_Flight":
-        """Return a flight that may leave, or raise at once where the breaker is open."""
-        ticket = self._breaker.admit()
-        if ticket is None:
-            self._observer.refused()
+    def _new_lookup(self, key: bytes) -> "_Lookup":
+        """Return a lookup; raise UsersUnavailable if the breaker rejects it."""
+        generation = self._breaker.admit()
+        if generation is None:
+            self._observer.on_short_circuit()
             raise self._unavailable("users-service is away, so it was not asked")
         now = time.monotonic()
-        return _Flight(key, ticket, now, now + self._timeout_seconds)
+        return _Lookup(key, generation, now, now + self._timeout_seconds)
 
-    def _depart(self, flight: "_Flight", token: str, headers: Mapping[str, str]) -> None:
-        asking = (flight, token, headers)
-        thread = Thread(target=self._ask, args=asking, name="users-service", daemon=True)
+    def _start(self, lookup: "_Lookup", token: str, headers: Mapping[str, str]) -> None:
+        arguments = (lookup, token, headers)
+        thread = Thread(target=self._ask, args=arguments, name="users-service", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:  # the system has no thread left
-            self._land(flight, failure=str(error))
+            self._finish(lookup, failure=str(error))
 
-    def _ask(self, flight: "_Flight", token: str, headers: Mapping[str, str]) -> None:
-        """Ask users-service and finish the lookup, whatever happens."""
+    def _ask(self, lookup: "_Lookup", token: str, headers: Mapping[str, str]) -> None:
+        """Send the request and finish the lookup, whatever happens."""
         try:
-            status, body = self._line.ask(token, flight.deadline, headers)
+            status, body = self._connections.get(token, lookup.deadline, headers)
             if status >= http.client.INTERNAL_SERVER_ERROR:
-                self._land(flight, failure=f"status {status}")
+                self._finish(lookup, failure=f"status {status}")
             else:
-                self._land(flight, _read_user(status, body))
+                self._finish(lookup, _read_user(status, body))
         except _UnexpectedAnswer as error:
             logger.warning("users-service answered a token lookup with %s", error)
-            self._land(flight, unexpected=str(error))
+            self._finish(lookup, unexpected=str(error))
         except _FAILURES as error:
-            self._land(flight, failure=f"{type(error).__name__}: {error}")
+            self._finish(lookup, failure=f"{type(error).__name__}: {error}")
         finally:
-            self._land(flight, failure="the lookup broke off")  # unless it has finished
+            self._finish(lookup, failure="the lookup broke off")  # unless it has finished
 
-    def _arrive(self, flight: "_Flight") -> User | None:
-        """Wait for the lookup and return its result; raise a fresh exception if it has none."""
-        flight.landed.wait(flight.deadline - time.monotonic())
-        self._land(flight, failure="no answer in time")  # unless it has finished
-        if flight.reason is not None:
-            raise self._unavailable(f"users-service said neither yes nor no: {flight.reason}")
-        return flight.user
+    def _wait(self, lookup: "_Lookup") -> User | None:
+        """Return the result of the lookup; raise a new exception for each caller if it failed."""
+        wait([lookup.result], lookup.deadline - time.monotonic())
+        self._finish(lookup, failure="no answer in time")  # unless it has finished
+        if error := lookup.result.exception():
+            raise self._unavailable(f"users-service said neither yes nor no: {error}")
+        return lookup.result.result()
 
-    def _land(
+    def _finish(
         self,
-        flight: "_Flight",
+        lookup: "_Lookup",
         user: User | None = None,
         *,
         failure: str | None = None,
@@ -223,90 +228,53 @@ class UsersService:
 
         Of the two reasons for a lookup without a result only `failure` counts for the breaker.
         """
+        reason = failure or unexpected
         with self._lock:
-            if flight.landed.is_set():
+            if lookup.result.done():
                 return
-            flight.user, flight.reason = user, failure or unexpected
-            self._observer.asked(*flight.told())
-            self._breaker.report(flight.ticket, failure)
+            answer = "none" if reason else "yes" if user else "no"
+            self._observer.on_lookup(answer, time.monotonic() - lookup.started_at)
+            self._breaker.report(lookup.generation, failure)
             if user is not None:
-                self._cache[flight.key] = user
-            if self._flights.get(flight.key) is flight:
-                del self._flights[flight.key]
-            flight.landed.set()
+                self._cache[lookup.key] = user
+            if self._pending.get(lookup.key) is lookup:
+                del self._pending[lookup.key]
+            if reason:
+                lookup.result.set_exception(_NoAnswer(reason))
+            else:
+                lookup.result.set_result(user)
+
+    def _on_state_change(self, is_open: bool, failure: str | None) -> None:
+        self._observer.on_state_change(is_open=is_open)
+        if is_open:
+            logger.warning("users-service is away, breaker open: %s", failure)
+        else:
+            logger.info("users-service is back, breaker closed")
 
     def _unavailable(self, reason: str) -> UsersUnavailable:
         return UsersUnavailable(reason, self._retry_after_seconds)
 
 
 @dataclass(eq=False, slots=True)
-class _Flight:
-    """A pending lookup, and its result once it has finished."""
+class _Lookup:
+    """A pending lookup, whose result the callers with that token share."""
 
     key: bytes
-    ticket: int
-    left_at: float
+    generation: int
+    started_at: float
     deadline: float
-    landed: Event = field(default_factory=Event)
-    user: User | None = None
-    # Why there is neither a yes nor a no.
-    reason: str | None = None
-
-    def told(self) -> tuple[str, float]:
-        """Return how the lookup was answered, and in how many seconds."""
-        answer = "none" if self.reason is not None else "yes" if self.user else "no"
-        return answer, time.monotonic() - self.left_at
+    result: Future[User | None] = field(default_factory=Future)
 
 
-class _Breaker:
-    """Whether to ask: not for a while after some failures in a row, and then one trial first.
-
-    A ticket is the number of the round it was given in. A new round begins whenever the breaker
-    opens or closes, and tickets of older rounds no longer count: what was asked before says nothing
-    about now. Not thread-safe; the owner holds its lock.
-    """
-
-    def __init__(self, failures_to_open: int, open_seconds: float, observer: Observer) -> None:
-        self._observer = observer
-        self._failures_to_open = failures_to_open
-        self._open_seconds = open_seconds
-        self._failures = 0
-        self._round = 0
-        self._trial_at = 0.0
-
-    @property
-    def is_open(self) -> bool:
-        return self._failures >= self._failures_to_open
-
-    def admit(self) -> int | None:
-        """Return a ticket to ask with, to be reported on later, or None: do not ask."""
-        if self.is_open:
-            if time.monotonic() < self._trial_at:
-                return None
-            self._trial_at = math.inf  # no second trial until this one is reported
-        return self._round
-
-    def report(self, ticket: int, failure: str | None) -> None:
-        """Note how a lookup ended: `failure` is None if users-service answered at all."""
-        if ticket != self._round:
-            return
-        was_open = self.is_open
-        self._failures = 0 if failure is None else self._failures + 1
-        self._trial_at = time.monotonic() + self._open_seconds
-        if self.is_open == was_open:
-            return
-        self._round += 1
-        self._observer.breaker(is_open=self.is_open)
-        if self.is_open:
-            logger.warning("users-service is away, breaker open: %s", failure)
-        else:
-            logger.info("users-service is back, breaker closed")
+def _digest(token: str) -> bytes:
+    """Return the key of a token, so that none stays in memory."""
+    return sha256(token.encode("latin-1", "replace")).digest()
 
 
-class _Line:
+class _ConnectionPool:
     """Connection pool: keep-alive connections to users-service, and requests over them."""
 
-    def __init__(self, url: str, pool_size: int) -> None:
+    def __init__(self, url: str, size: int) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError(f"users-service needs an http:// or https:// address, not {url!r}")
@@ -319,25 +287,25 @@ class _Line:
             self._connect = partial(HTTPSConnection, *address, ssl_context=context)
         else:
             self._connect = partial(HTTPConnection, *address)
-        self._places = pool_size
+        self._size = size
         self._lock = Lock()
         self._idle: list[HTTPConnection] = []
 
-    def ask(self, token: str, deadline: float, others: Mapping[str, str]) -> tuple[int, bytes]:
+    def get(self, token: str, deadline: float, others: Mapping[str, str]) -> tuple[int, bytes]:
         """Return status and body of users-service's answer; of a large body only its beginning."""
         headers = {**others, "Authorization": f"Bearer {token}", "Accept": "application/json"}
         idle = self._take()
         if idle is not None:
             try:
                 return self._exchange(idle, headers, deadline)
-            except _HUNG_UP:
+            except _CONNECTION_RESET:
                 pass  # The server closed it while it was idle. Asking twice changes nothing.
         return self._exchange(self._connect(), headers, deadline)
 
     def close(self) -> None:
         """Close the idle connections and keep none from now on."""
         with self._lock:
-            self._places = 0
+            self._size = 0
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
@@ -383,7 +351,7 @@ class _Line:
 
     def _keep(self, connection: HTTPConnection) -> None:
         with self._lock:
-            if len(self._idle) < self._places and not connection.is_closed:
+            if len(self._idle) < self._size and not connection.is_closed:
                 self._idle.append(connection)
                 return
         connection.close()

@@ -126,7 +126,7 @@ class TestMetrics(BaseTestCase):
 
     def test_tells_when_the_breaker_opens(self):
         observer = self.app.extensions["callers"]._users_service._observer
-        self.addCleanup(observer.breaker, is_open=False)
+        self.addCleanup(observer.on_state_change, is_open=False)
         away = UsersService("http://127.0.0.1:9", observer=observer, failures_to_open=1)
         refused = self.growth("eval_users_refused_total")
         none = self.growth("eval_users_question_seconds_count", answer="none")

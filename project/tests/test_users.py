@@ -437,18 +437,18 @@ class TestSingleFlight(UsersTestCase):
         self.fake.behaviour = wait_and_answer
         return go
 
-    def let_all_board(self, waiting: int = 32) -> None:
-        """Return when that many callers wait for a flight to land."""
-        flights = self.users._flights
+    def wait_for_callers(self, waiting: int = 32) -> None:
+        """Return when that many callers wait for a lookup."""
+        pending = self.users._pending
         self.assert_soon(
-            lambda: sum(len(f.landed._cond._waiters) for f in list(flights.values())) == waiting
+            lambda: sum(len(p.result._waiters) for p in list(pending.values())) == waiting
         )
 
     def test_asks_once_for_many_who_come_at_once(self) -> None:
         """Of 32 callers with one token one asks, and all get the same user."""
         go = self.hold(fakes.answer_truly)
         answers = self.ask_together(self.users, "learner")
-        self.let_all_board()
+        self.wait_for_callers()
 
         go.set()
 
@@ -459,7 +459,7 @@ class TestSingleFlight(UsersTestCase):
         """A no is an answer for all who waited for it, and for nobody later."""
         go = self.hold(fakes.answer_truly)
         answers = self.ask_together(self.users, "unknown")
-        self.let_all_board()
+        self.wait_for_callers()
 
         go.set()
 
@@ -472,7 +472,7 @@ class TestSingleFlight(UsersTestCase):
         """No two threads raise the same object."""
         go = self.hold(fakes.close_at_once)
         answers = self.ask_together(self.users, "test")
-        self.let_all_board()
+        self.wait_for_callers()
 
         go.set()
 
@@ -482,13 +482,13 @@ class TestSingleFlight(UsersTestCase):
         self.assertEqual(self.fake.questions, 1)
 
     def test_does_not_mix_tokens(self) -> None:
-        """Each token has a flight of its own, at the same time."""
+        """Each token has a lookup of its own, at the same time."""
         go = self.hold(fakes.answer_truly)
         answers = {
             token: self.ask_together(self.users, token, 4)
             for token in ["test", "learner", "other", "unknown"]
         }
-        self.let_all_board(16)
+        self.wait_for_callers(16)
 
         go.set()
 
@@ -505,9 +505,9 @@ class TestSingleFlight(UsersTestCase):
             go.wait(GRACE_SECONDS)
             raise SystemExit
 
-        with mock.patch.object(self.users._line, "ask", die):
+        with mock.patch.object(self.users._connections, "get", die):
             answers = self.ask_together(self.users, "test")
-            self.let_all_board()
+            self.wait_for_callers()
             go.set()
             errors = [answer.exception(GRACE_SECONDS) for answer in answers]
 
