@@ -19,7 +19,7 @@ from project.api.counter.views import counter_blueprint
 from project.api.eval import eval_blueprint
 from project.api.idempotency import models as key_models
 from project.api.idempotency.keys import KeysUnderway
-from project.api.limits import AnonymousLimit
+from project.api.limits import AddressLimit
 from project.api.pagination import Cursors
 from project.api.responses import OrjsonProvider
 from project.api.scores import models as score_models
@@ -125,7 +125,9 @@ def create_app(configuration: str | type | None = None) -> Service:
         )
     secrets = (settings.secret_key, *settings.secret_key_fallbacks)
     tokens = Tokens(*secrets)
-    app.extensions["anonymous_limit"] = _anonymous_limit(settings)
+    app.extensions["anonymous_limit"] = _address_limit(
+        settings, "anonymous", settings.anonymous_limit
+    )
     app.extensions["increments"] = counter_writes.new_combiner()
     app.extensions["known_counters"] = counter_writes.KnownCounters()
     app.extensions["score_writes"] = score_writes.new_combiners()
@@ -207,9 +209,11 @@ def _normalize_prefix(application: WSGIApplication) -> WSGIApplication:
     return normalized
 
 
-def _anonymous_limit(settings: Settings) -> AnonymousLimit:
+def _address_limit(
+    settings: Settings, policy: str, limit: str, message: str | None = None
+) -> AddressLimit:
     try:
-        return AnonymousLimit(settings.anonymous_limit, settings.ratelimit_storage_uri)
+        return AddressLimit(policy, limit, settings.ratelimit_storage_uri, message)
     except (ConfigurationError, ImportError, ValueError):
         kind = settings.ratelimit_storage_uri.partition("://")[0]  # what follows has a password
         raise SettingError(

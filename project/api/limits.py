@@ -1,7 +1,7 @@
-"""Rate limit for increments without a token: by IPv4 address, or by IPv6 /64.
+"""Rate limits of a client address: an IPv4 address, or an IPv6 /64.
 
 By `limits`, on which Flask-Limiter is built: the extension's hooks would cost every request,
-and only increments without a token are limited.
+and only few requests are limited.
 """
 
 import logging
@@ -12,7 +12,7 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 from flask import Response, current_app, request
-from limits import parse
+from limits import WindowStats, parse
 from limits.storage import MemoryStorage, storage_from_string
 from limits.strategies import SlidingWindowCounterRateLimiter
 
@@ -22,19 +22,24 @@ from project.users import User
 
 logger = logging.getLogger(__name__)
 
-POLICY = "anonymous"
+Operation = Callable[..., bool]
 
 View = TypeVar("View", bound=Callable[..., Response])
 
 
-class AnonymousLimit:
-    """Limits the requests without a token of each client address."""
+class AddressLimit:
+    """Rate limit for each client address."""
 
-    def __init__(self, limit: str, storage_uri: str) -> None:
-        """Allow each address `limit`, say "600/minute"; `storage_uri` is where that is counted.
+    def __init__(
+        self, policy: str, limit: str, storage_uri: str, message: str | None = None
+    ) -> None:
+        """Allow each address `limit`, such as "600/minute", counted in the storage.
 
-        Raise ValueError where one of them makes no sense.
+        `policy` is its name in the header fields, and `message` explains a 429. Raise ValueError
+        if the limit or the address of the storage is wrong.
         """
+        self._policy = policy
+        self._message = message
         self._limit = parse(limit)
         self._storage = storage_from_string(storage_uri)
         self._shared = SlidingWindowCounterRateLimiter(self._storage)
@@ -47,27 +52,34 @@ class AnonymousLimit:
         Raise RateLimited if none is left. The fields are those of the IETF draft
         "RateLimit header fields for HTTP".
         """
+        return self._apply(SlidingWindowCounterRateLimiter.hit, address)
+
+    def check(self, address: str | None) -> None:
+        """Raise RateLimited if no request of the address is left; do not count one."""
+        self._apply(SlidingWindowCounterRateLimiter.test, address)
+
+    def _apply(self, operation: Operation, address: str | None) -> dict[str, str]:
         client = client_network(address)
         try:
-            allowed, reset_at, remaining = self._hit(self._shared, client)
+            allowed, stats = self._ask(self._shared, operation, client)
         except self._storage.base_exceptions:
             logger.warning("The storage of rate limits is away; this process counts alone.")
-            allowed, reset_at, remaining = self._hit(self._own, client)
-        seconds = max(1, math.ceil(reset_at - time.time()))
+            allowed, stats = self._ask(self._own, operation, client)
+        seconds = max(1, math.ceil(stats.reset_time - time.time()))
+        amount, window = self._limit.amount, self._limit.get_expiry()
         fields = {
-            "RateLimit-Policy": f'"{POLICY}";q={self._limit.amount};w={self._limit.get_expiry()}',
-            "RateLimit": f'"{POLICY}";r={remaining};t={seconds}',
+            "RateLimit-Policy": f'"{self._policy}";q={amount};w={window}',
+            "RateLimit": f'"{self._policy}";r={stats.remaining};t={seconds}',
         }
         if not allowed:
-            raise RateLimited(headers=fields | {"Retry-After": str(seconds)})
+            raise RateLimited(message=self._message, headers=fields | {"Retry-After": str(seconds)})
         return fields
 
-    def _hit(
-        self, limiter: SlidingWindowCounterRateLimiter, client: str
-    ) -> tuple[bool, float, int]:
-        allowed = limiter.hit(self._limit, POLICY, client)
-        stats = limiter.get_window_stats(self._limit, POLICY, client)
-        return allowed, stats.reset_time, stats.remaining
+    def _ask(
+        self, limiter: SlidingWindowCounterRateLimiter, operation: Operation, client: str
+    ) -> tuple[bool, WindowStats]:
+        allowed = operation(limiter, self._limit, self._policy, client)
+        return allowed, limiter.get_window_stats(self._limit, self._policy, client)
 
 
 def count_address() -> dict[str, str]:
@@ -75,7 +87,7 @@ def count_address() -> dict[str, str]:
 
     Raise RateLimited if the address is over its limit.
     """
-    limit: AnonymousLimit = current_app.extensions["anonymous_limit"]
+    limit: AddressLimit = current_app.extensions["anonymous_limit"]
     return limit.count(request.remote_addr)
 
 

@@ -10,7 +10,7 @@ from project.api.counter import badge, queries, writes
 from project.api.counter.writes import Addition
 from project.api.errors import CounterOverflow
 from project.api.idempotency.keys import Write
-from project.api.limits import AnonymousLimit
+from project.api.limits import AddressLimit
 from project.tests.base import ADMIN, LEARNER, BaseTestCase
 from project.tests.utils import add_counter
 
@@ -510,7 +510,7 @@ class TestDeletionByPrefix(CounterTestCase):
 class TestAnonymousLimit(CounterTestCase):
     def setUp(self):
         super().setUp()
-        limit = AnonymousLimit("3/minute", "memory://")
+        limit = AddressLimit("anonymous", "3/minute", "memory://")
         patcher = patch.dict(self.app.extensions, anonymous_limit=limit)
         patcher.start()
         self.addCleanup(patcher.stop)
