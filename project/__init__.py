@@ -26,13 +26,14 @@ from project.api.scores import models as score_models
 from project.api.scores import writes as score_writes
 from project.api.scores.views import scores_blueprint
 from project.app import Service
+from project.bulkhead import FairBulkhead
 from project.config import SettingError, Settings
 from project.dashboard.views import dashboard_blueprint
 from project.embedded import embedded_postgres
 from project.extensions import cors, db, migrate
 from project.heavy_reads import HeavyReads
 from project.metrics import UsersMetrics
-from project.places import STUCK_SECONDS, Places
+from project.places import Places
 from project.slow_clients import BodySlots
 from project.tokens import Tokens
 from project.users import UsersService
@@ -48,10 +49,8 @@ MODELS = (counter_models, key_models, score_models)
 
 # So many threads of a process never wait for PostgreSQL; and what is answered by them.
 SPARE_THREADS = 2
-# The share of the others that may wait for users-service at a time, and for how long another
-# request waits for its turn: less than for any other slot, so that it frees its own in time.
+# The share of the others that may wait for users-service at a time; a client may use half of it.
 LOOKUP_SHARE = 7 / 8
-LOOKUP_PATIENCE_SECONDS = STUCK_SECONDS / 2
 ASKING_NOBODY = {
     "eval.health",
     "eval.metrics_of_all_workers",
@@ -128,18 +127,25 @@ def create_app(configuration: str | type | None = None) -> Service:
     app.extensions["anonymous_limit"] = _address_limit(
         settings, "anonymous", settings.anonymous_limit
     )
+    invalid_tokens = _address_limit(
+        settings,
+        "invalid-tokens",
+        settings.invalid_token_limit,
+        "Too many invalid tokens came from your address. Try again later.",
+    )
     app.extensions["increments"] = counter_writes.new_combiner()
     app.extensions["known_counters"] = counter_writes.KnownCounters()
     app.extensions["score_writes"] = score_writes.new_combiners()
     app.extensions["keys_underway"] = KeysUnderway()
     app.extensions["body_slots"] = BodySlots(max(1, settings.threads * 3 // 4))
     places = max(1, settings.threads - SPARE_THREADS)
-    lookups = Places(max(1, int(places * LOOKUP_SHARE)), LOOKUP_PATIENCE_SECONDS)
+    slots = max(1, int(places * LOOKUP_SHARE))
+    lookups = FairBulkhead(slots, slots_per_client=max(1, slots // 2))
     app.places = Places(places)
     app.extensions["heavy_reads"] = HeavyReads(callers=max(1, places // 2))
     app.unbounded = ASKING_NOBODY
     app.extensions["tokens"] = tokens
-    app.extensions["callers"] = Callers(tokens, users, lookups)
+    app.extensions["callers"] = Callers(tokens, users, lookups, invalid_tokens)
     app.extensions["cursors"] = Cursors(*secrets)
 
     app.register_blueprint(eval_blueprint)

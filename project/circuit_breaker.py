@@ -36,11 +36,16 @@ class CircuitBreaker:
         """Whether it rejects requests, except one trial at a time."""
         return self._failures >= self._failures_to_open
 
-    def admit(self) -> int | None:
+    def allows(self, *, preferred: bool = True) -> bool:
+        """Return whether a request would be admitted now."""
+        patience = 0 if preferred else self._open_seconds
+        return not self.is_open or time.monotonic() >= self._trial_at + patience
+
+    def admit(self, *, preferred: bool = True) -> int | None:
         """Return the generation of a request, which must be reported, or None: do not send it."""
+        if not self.allows(preferred=preferred):
+            return None
         if self.is_open:
-            if time.monotonic() < self._trial_at:
-                return None
             self._trial_at = math.inf  # no second trial until this one is reported
         return self._generation
 

@@ -253,6 +253,7 @@ class Settings(BaseModel):
     otel_traces_exporter: Literal["none", "otlp", "console"] = "none"
     ratelimit_storage_uri: str = Field("memory://", repr=False)
     anonymous_limit: Annotated[str, AfterValidator(_limit)] = "600/minute"
+    invalid_token_limit: Annotated[str, AfterValidator(_limit)] = "60/minute"  # noqa: S105
     new_counters_per_day: int = Field(1000, ge=0)
     stored_responses_per_day: int = Field(10_000, ge=0)
     stored_response_bytes_per_day: int = Field(10_000_000, ge=0)

@@ -212,6 +212,12 @@ USERS_SECONDS = QuickHistogram(
 )  # fmt: skip
 USERS_CACHE_HITS = Counter("eval_users_cache_hits", "Tokens that were in the cache.")
 USERS_REFUSED = Counter("eval_users_refused", "Questions not asked, as the breaker was open.")
+LOOKUPS_REJECTED = Counter(
+    "eval_users_lookups_rejected",
+    "Token lookups rejected because too many wait (queue), or after too many invalid tokens of an"
+    " address (rate_limit).",
+    ["reason"],
+)
 USERS_BREAKER_OPEN = Gauge(
     "eval_users_breaker_open", "Workers whose breaker is open: users-service is away.",
     multiprocess_mode="livesum",
@@ -289,6 +295,10 @@ class UsersMetrics(Observer):
     def on_short_circuit(self) -> None:
         """Count a lookup that the circuit breaker rejected."""
         USERS_REFUSED.inc()
+
+    def on_queue_timeout(self) -> None:
+        """Count a lookup whose turn did not come in time."""
+        LOOKUPS_REJECTED.labels("queue").inc()
 
     def on_lookup(self, answer: str, seconds: float) -> None:
         """Measure a lookup whose answer was "yes", "no", or "none"."""

@@ -51,10 +51,13 @@ from cachetools import TTLCache
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
+from project.bulkhead import BulkheadFull, FairBulkhead
 from project.circuit_breaker import CircuitBreaker
 
 logger = logging.getLogger(__name__)
 
+# For how long a token counts as one that was valid before.
+RECENT_SECONDS = 60 * 60
 LARGEST_ANSWER_BYTES = 64 * 1024
 LARGEST_ID = 2**63 - 1
 
@@ -102,6 +105,9 @@ class Observer:
     def on_short_circuit(self) -> None:
         """Count a lookup that the circuit breaker rejected."""
 
+    def on_queue_timeout(self) -> None:
+        """Count a lookup whose turn did not come in time."""
+
     def on_lookup(self, answer: str, seconds: float) -> None:
         """Measure a lookup whose answer was "yes", "no", or "none"."""
 
@@ -110,7 +116,7 @@ class Observer:
 
 
 class UsersService:
-    """Looks up tokens in users-service, and caches positive answers."""
+    """Looks up tokens in users-service, and caches its answers."""
 
     def __init__(  # noqa: PLR0913 - all but the address have a default that serves
         self,
@@ -118,20 +124,29 @@ class UsersService:
         *,
         timeout_seconds: float = 2.0,
         cache_seconds: float = 30.0,
+        invalid_cache_seconds: float = 5.0,
         cache_size: int = 10_000,
         failures_to_open: int = 3,
         open_seconds: float = 1.0,
-        pool_size: int = 32,
+        max_requests: int = 4,
         observer: Observer | None = None,
     ) -> None:
-        """Use the users-service at `url`; a lookup takes `timeout_seconds` at most."""
+        """Use the users-service at `url`, which has `timeout_seconds` for each answer.
+
+        At most `max_requests` are sent at a time, and one for each client. A lookup waits for its
+        turn for half of `timeout_seconds`.
+        """
         self._observer = observer or Observer()
         self._timeout_seconds = timeout_seconds
         self._retry_after_seconds = max(1, math.ceil(open_seconds))
-        self._connections = _ConnectionPool(url, pool_size)
-        # The lock guards the three below; it is never held during a request.
+        self._connections = _ConnectionPool(url, max_requests)
+        self._requests = FairBulkhead(max_requests, slots_per_client=1)
+        # The lock guards all below; it is never held during a request.
         self._lock = Lock()
         self._cache: TTLCache[bytes, User] = TTLCache(cache_size, cache_seconds)
+        # Apart from the valid ones, so that random tokens cannot evict them.
+        self._invalid: TTLCache[bytes, bool] = TTLCache(cache_size, invalid_cache_seconds)
+        self._recently_valid: TTLCache[bytes, bool] = TTLCache(cache_size, RECENT_SECONDS)
         self._pending: dict[bytes, _Lookup] = {}
         self._breaker = CircuitBreaker(failures_to_open, open_seconds, self._on_state_change)
 
@@ -143,28 +158,39 @@ class UsersService:
             self._observer.on_cache_hit()
         return user
 
-    def who_is(self, token: str, headers: Mapping[str, str] = MappingProxyType({})) -> User | None:
+    def was_valid(self, token: str) -> bool:
+        """Return whether the last answer for a token, in the last hour, was a yes."""
+        with self._lock:
+            return _digest(token) in self._recently_valid
+
+    def who_is(
+        self, token: str, client: str = "", headers: Mapping[str, str] = MappingProxyType({})
+    ) -> User | None:
         """Return the user that the token belongs to, or None if users-service says no.
 
-        `headers` are sent along if this call makes the request to users-service. Raises
-        UsersUnavailable if it says neither within `timeout_seconds`, and immediately if the
-        circuit breaker is open.
+        Each `client` has one request at a time. `headers` are sent along if this call makes the
+        request. Raises UsersUnavailable if there is neither a yes nor a no in time, and immediately
+        if the circuit breaker is open.
         """
         if not _SENDABLE.fullmatch(token):
             return None
         key = _digest(token)
         with self._lock:
-            user = self._cache.get(key)
-            if user is not None:
+            if user := self._cache.get(key):
                 return user
+            if key in self._invalid:
+                self._observer.on_cache_hit()
+                return None
+            if not self._breaker.allows(preferred=self._is_preferred(key)):
+                raise self._short_circuit()
             # While the breaker is open no caller waits for a lookup that may well fail.
             lookup = None if self.is_open else self._pending.get(key)
             leads = lookup is None
             if lookup is None:
-                lookup = self._pending[key] = self._new_lookup(key)
+                lookup = self._pending[key] = _Lookup(key)
         if leads:
-            self._start(lookup, token, headers)
-        return self._wait(lookup)
+            self._run(lookup, token, client, headers)
+        return self._result_of(lookup)
 
     @property
     def is_open(self) -> bool:
@@ -175,14 +201,33 @@ class UsersService:
         """Close the idle connections; pending lookups close their own."""
         self._connections.close()
 
-    def _new_lookup(self, key: bytes) -> "_Lookup":
-        """Return a lookup; raise UsersUnavailable if the breaker rejects it."""
-        generation = self._breaker.admit()
-        if generation is None:
-            self._observer.on_short_circuit()
-            raise self._unavailable("users-service is away, so it was not asked")
-        now = time.monotonic()
-        return _Lookup(key, generation, now, now + self._timeout_seconds)
+    def _is_preferred(self, key: bytes) -> bool:
+        """Return whether a lookup should be the trial of the breaker before any other one.
+
+        A token that was valid before is more likely to be answered than one of an attacker.
+        """
+        return key in self._recently_valid or not self._recently_valid
+
+    def _run(self, lookup: "_Lookup", token: str, client: str, headers: Mapping[str, str]) -> None:
+        """Send the request when it is the client's turn, and finish the lookup in time."""
+        try:
+            with self._requests.slot(client, self._timeout_seconds / 2):
+                if self._admit(lookup):
+                    self._start(lookup, token, headers)
+                    wait([lookup.result], lookup.deadline - time.monotonic())
+                    self._finish(lookup, failure="no answer in time")  # unless it has finished
+        except BulkheadFull:
+            self._observer.on_queue_timeout()
+        finally:
+            self._finish(lookup, reason="it was not asked in time")  # unless it has finished
+
+    def _admit(self, lookup: "_Lookup") -> bool:
+        """Start the time of a lookup; return whether the breaker allows its request."""
+        with self._lock:
+            lookup.generation = self._breaker.admit(preferred=self._is_preferred(lookup.key))
+        lookup.started_at = time.monotonic()
+        lookup.deadline = lookup.started_at + self._timeout_seconds
+        return lookup.generation is not None
 
     def _start(self, lookup: "_Lookup", token: str, headers: Mapping[str, str]) -> None:
         arguments = (lookup, token, headers)
@@ -202,16 +247,15 @@ class UsersService:
                 self._finish(lookup, _read_user(status, body))
         except _UnexpectedAnswer as error:
             logger.warning("users-service answered a token lookup with %s", error)
-            self._finish(lookup, unexpected=str(error))
+            self._finish(lookup, reason=str(error))
         except _FAILURES as error:
             self._finish(lookup, failure=f"{type(error).__name__}: {error}")
         finally:
             self._finish(lookup, failure="the lookup broke off")  # unless it has finished
 
-    def _wait(self, lookup: "_Lookup") -> User | None:
-        """Return the result of the lookup; raise a new exception for each caller if it failed."""
-        wait([lookup.result], lookup.deadline - time.monotonic())
-        self._finish(lookup, failure="no answer in time")  # unless it has finished
+    def _result_of(self, lookup: "_Lookup") -> User | None:
+        """Wait for the result of a lookup; raise a new exception for each caller if it failed."""
+        wait([lookup.result])
         if error := lookup.result.exception():
             raise self._unavailable(f"users-service said neither yes nor no: {error}")
         return lookup.result.result()
@@ -222,27 +266,35 @@ class UsersService:
         user: User | None = None,
         *,
         failure: str | None = None,
-        unexpected: str | None = None,
+        reason: str | None = None,
     ) -> None:
-        """Finish the lookup, once: inform the breaker, the cache and the waiting callers.
+        """Finish the lookup, once: inform the breaker, the caches and the waiting callers.
 
-        Of the two reasons for a lookup without a result only `failure` counts for the breaker.
+        Of the two causes of a lookup without a result only `failure` counts for the breaker.
         """
-        reason = failure or unexpected
+        reason = failure or reason
         with self._lock:
             if lookup.result.done():
                 return
-            answer = "none" if reason else "yes" if user else "no"
-            self._observer.on_lookup(answer, time.monotonic() - lookup.started_at)
-            self._breaker.report(lookup.generation, failure)
-            if user is not None:
-                self._cache[lookup.key] = user
+            if lookup.generation is not None:
+                answer = "none" if reason else "yes" if user else "no"
+                self._observer.on_lookup(answer, time.monotonic() - lookup.started_at)
+                self._breaker.report(lookup.generation, failure)
             if self._pending.get(lookup.key) is lookup:
                 del self._pending[lookup.key]
             if reason:
                 lookup.result.set_exception(_NoAnswer(reason))
             else:
+                self._remember(lookup.key, user)
                 lookup.result.set_result(user)
+
+    def _remember(self, key: bytes, user: User | None) -> None:
+        if user is None:
+            self._invalid[key] = True
+            self._recently_valid.pop(key, None)
+        else:
+            self._cache[key] = user
+            self._recently_valid[key] = True
 
     def _on_state_change(self, is_open: bool, failure: str | None) -> None:
         self._observer.on_state_change(is_open=is_open)
@@ -250,6 +302,10 @@ class UsersService:
             logger.warning("users-service is away, breaker open: %s", failure)
         else:
             logger.info("users-service is back, breaker closed")
+
+    def _short_circuit(self) -> UsersUnavailable:
+        self._observer.on_short_circuit()
+        return self._unavailable("users-service is away, so it was not asked")
 
     def _unavailable(self, reason: str) -> UsersUnavailable:
         return UsersUnavailable(reason, self._retry_after_seconds)
@@ -260,9 +316,10 @@ class _Lookup:
     """A pending lookup, whose result the callers with that token share."""
 
     key: bytes
-    generation: int
-    started_at: float
-    deadline: float
+    # Of the circuit breaker; None until the request is sent.
+    generation: int | None = None
+    started_at: float = 0.0
+    deadline: float = 0.0
     result: Future[User | None] = field(default_factory=Future)
 
 

@@ -7,31 +7,51 @@ from typing import Any, Protocol, TypeVar, cast
 from flask import current_app, request
 
 from project import tokens
-from project.api.errors import Forbidden, InvalidToken, TokenExpired, TokenRequired
+from project.api.addresses import client_network
+from project.api.errors import (
+    Forbidden,
+    InvalidToken,
+    RateLimited,
+    TokenExpired,
+    TokenRequired,
+)
+from project.api.limits import AddressLimit
 from project.app import NamedRequest, Service
-from project.places import NoPlace, Places
+from project.bulkhead import BulkheadFull, FairBulkhead
+from project.metrics import LOOKUPS_REJECTED
+from project.places import STUCK_SECONDS
 from project.tokens import Tokens
 from project.users import User, UsersService, UsersUnavailable
 
 View = TypeVar("View", bound=Callable[..., Any])
+
+# How long a request waits for a slot if too many others wait for users-service: less than for any
+# other slot, so that it frees its own in time.
+QUEUE_SECONDS = STUCK_SECONDS / 2
 
 
 class Callers:
     """Finds out whom a request speaks for."""
 
     def __init__(
-        self, own_tokens: Tokens, users_service: UsersService | None, lookups: Places
+        self,
+        own_tokens: Tokens,
+        users_service: UsersService | None,
+        lookups: FairBulkhead,
+        invalid_tokens: AddressLimit,
     ) -> None:
+        """Limit the requests that wait for users-service, and the invalid tokens of an address."""
         self._tokens = own_tokens
         self._users_service = users_service
         self._lookups = lookups
+        self._invalid_tokens = invalid_tokens
 
     def of(self, authorization: str) -> User:
         """Return the user of an Authorization header.
 
-        Raise TokenRequired if it is empty, TokenExpired or InvalidToken if it names no user, and
-        UsersUnavailable if only users-service could tell and does not, or too many requests wait
-        for it.
+        Raise TokenRequired if it is empty, TokenExpired or InvalidToken if it names no user,
+        RateLimited if the address has sent too many invalid tokens, and UsersUnavailable if
+        users-service does not answer or too many requests wait for it.
         """
         if not authorization:
             raise TokenRequired
@@ -57,15 +77,39 @@ class Callers:
                 raise InvalidToken from None
         if self._users_service is None:
             raise InvalidToken
-        try:
-            with self._lookups.taken(), cast(Service, current_app).asking() as headers:
-                user = self._users_service.who_is(token, headers)
-        except NoPlace as error:
-            current_app.logger.warning("Too many requests wait for users-service.")
-            raise UsersUnavailable("too many requests wait") from error
+        user = self._look_up(self._users_service, token)
         if user is None:
+            self._invalid_tokens.count(request.remote_addr)
             raise InvalidToken
         return user
+
+    def _look_up(self, users: UsersService, token: str) -> User | None:
+        """Return the user of a token as users-service says, or None if it says no.
+
+        Clients that share an address share its limit and its slots, except for tokens that were
+        valid before: each of these counts as a client of its own.
+        """
+        client = token
+        if not users.was_valid(token):
+            self._check_limit()
+            client = client_network(request.remote_addr)
+        try:
+            with (
+                self._lookups.slot(client, QUEUE_SECONDS),
+                cast(Service, current_app).asking() as headers,
+            ):
+                return users.who_is(token, client, headers)
+        except BulkheadFull as error:
+            LOOKUPS_REJECTED.labels("queue").inc()
+            current_app.logger.warning("Too many requests wait for users-service.")
+            raise UsersUnavailable("too many requests wait") from error
+
+    def _check_limit(self) -> None:
+        try:
+            self._invalid_tokens.check(request.remote_addr)
+        except RateLimited:
+            LOOKUPS_REJECTED.labels("rate_limit").inc()
+            raise
 
 
 def _authorization() -> str:

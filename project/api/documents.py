@@ -317,11 +317,12 @@ def _failures(spec: Schema) -> list[type[ApiError]]:
     failures = [*spec.get("failures", ()), errors.InvalidQuery, errors.Internal]
     if spec.get("security"):
         failures += [errors.InvalidToken, errors.TokenExpired, errors.TokenRequired]
+        failures += [errors.RateLimited]
     if spec.get("body"):
         failures += [errors.InvalidPayload, errors.PayloadTooLarge, errors.UnsupportedMediaType]
     if spec.get("takes_key"):
         failures += [errors.RequestInProgress, errors.IdempotencyKeyReused]
-    return [*failures, errors.Unavailable]
+    return list(dict.fromkeys([*failures, errors.Unavailable]))
 
 
 def _describe_failures(operation: Schema, failures: list[type[ApiError]]) -> None:

@@ -34,7 +34,7 @@ def users_service() -> FakeUsersService:
 @cache
 def shared_app() -> APIFlask:
     """Return the app of this run, on a database with the schema of this code."""
-    known = {"USERS_SERVICE_URL": users_service().url}
+    known = {"USERS_SERVICE_URL": users_service().url, "INVALID_TOKEN_LIMIT": "1000000/minute"}
     app = create_app(type("SuiteConfig", (TestingConfig,), known))
     # Tests read right after they write.
     app.extensions["heavy_reads"] = HeavyReads(callers=8, reuse_seconds=0)

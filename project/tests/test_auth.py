@@ -27,7 +27,13 @@ PATIENCE_SECONDS = 5
 
 def app_with(**settings):
     """Return an app of its own on the same database; without users-service unless told."""
-    known = {"SECRET_KEY": SECRET, "USERS_SERVICE_URL": None, "CORS_ORIGINS": "*", **settings}
+    known = {
+        "SECRET_KEY": SECRET,
+        "USERS_SERVICE_URL": None,
+        "INVALID_TOKEN_LIMIT": "1000000/minute",
+        "CORS_ORIGINS": "*",
+        **settings,
+    }
     return create_app(type("AuthConfig", (TestingConfig,), known))
 
 
@@ -244,6 +250,61 @@ class TestUsersService(AuthTestCase):
 
         for answer in answers:
             self.assert_welcome(answer)
+
+    def limited_to(self, limit, **settings):
+        app = app_with(USERS_SERVICE_URL=self.fake.url, INVALID_TOKEN_LIMIT=limit, **settings)
+        self.client = app.test_client()
+
+    def test_invalid_tokens_of_an_address_are_limited(self):
+        self.limited_to("3/minute")
+
+        statuses = [self.ask(f"Bearer random-{n}").status_code for n in range(3)]
+        before = self.fake.questions
+        answer = self.ask("Bearer random-4")
+
+        self.assertEqual(statuses, [401, 401, 401])
+        body = self.assert_fails(answer, 429, "rate_limited")
+        self.assertIn("invalid tokens", body["message"])
+        self.assertRegex(answer.headers["Retry-After"], r"^[1-9]\d?$")
+        self.assertEqual(answer.headers["RateLimit-Policy"], '"invalid-tokens";q=3;w=60')
+        self.assertRegex(answer.headers["RateLimit"], r'^"invalid-tokens";r=0;t=\d+$')
+        self.assertEqual(self.fake.questions, before)
+
+    def test_one_invalid_token_is_limited_as_many_are(self):
+        self.limited_to("3/minute")
+
+        statuses = [self.ask("Bearer wrong").status_code for _ in range(5)]
+
+        self.assertEqual(statuses, [401, 401, 401, 429, 429])
+        self.assertEqual(self.fake.questions, 1)
+
+    def test_limit_of_invalid_tokens_spares_valid_ones(self):
+        """Those that were valid before, our own, and those from other addresses."""
+        self.limited_to("1/minute", TRUSTED_PROXIES="1")
+        self.assert_welcome(self.ask("Bearer learner"))
+        self.assert_invalid(self.ask("Bearer wrong"))
+
+        elsewhere = self.client.get(
+            "/ping", headers={"Authorization": "Bearer other", "X-Forwarded-For": "203.0.113.5"}
+        )
+
+        self.assert_fails(self.ask("Bearer other-unknown"), 429, "rate_limited")
+        self.assert_welcome(self.ask("Bearer learner"))
+        self.assert_welcome(self.ask(f"Bearer {signed(claims())}"))
+        self.assert_invalid(self.ask(f"Bearer {signed(claims(), secret='x' * 32)}"))
+        self.assert_required(self.ask())
+        self.assert_welcome(elsewhere)
+
+    def test_limit_of_invalid_tokens_spares_a_valid_token_whose_cache_time_is_over(self):
+        self.limited_to("1/minute")
+        self.assert_welcome(self.ask("Bearer learner"))
+        self.assert_invalid(self.ask("Bearer wrong"))
+        before = self.fake.questions
+
+        self.client.application.extensions["callers"]._users_service._cache.clear()
+
+        self.assert_welcome(self.ask("Bearer learner"))
+        self.assertEqual(self.fake.questions, before + 1)
 
     def test_is_not_waited_for_while_it_is_away_and_is_asked_again_when_it_is_back(self):
         self.fake.stop()

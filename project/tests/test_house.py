@@ -266,8 +266,9 @@ class TestImports(TestCase):
         for name, allowed in {
             "extensions": set(),
             "combiner": set(),
+            "bulkhead": set(),
             "circuit_breaker": set(),
-            "users": {"project.circuit_breaker"},
+            "users": {"project.bulkhead", "project.circuit_breaker"},
         }.items():
             with self.subTest(name):
                 others = self.imports[f"project.{name}"]

@@ -344,20 +344,28 @@ class TestConnections(UsersTestCase):
 
         self.assertEqual(self.fake.questions, 1)
 
-    def test_keeps_no_more_than_the_pool_has_places(self) -> None:
-        """What does not fit is closed."""
-        users = self.connect(pool_size=1)
-        all_asked = Barrier(3)
+    def test_sends_only_so_many_requests_at_a_time(self) -> None:
+        users = self.connect(max_requests=2)
+        lock, running, seen = threading.Lock(), 0, []
 
-        def answer_together(handler: Handler) -> None:
-            all_asked.wait(GRACE_SECONDS)
+        def answer_slowly(handler: Handler) -> None:
+            nonlocal running
+            with lock:
+                running += 1
+                seen.append(running)
+            time.sleep(0.05)
+            with lock:
+                running -= 1
             fakes.answer_truly(handler)
 
-        self.fake.behaviour = answer_together
-        with ThreadPoolExecutor(3) as pool:
-            list(pool.map(users.who_is, ["test", "learner", "other"]))
+        self.fake.behaviour = answer_slowly
+        tokens = [f"token-{number}" for number in range(12)]
+        with ThreadPoolExecutor(12) as pool:
+            list(pool.map(users.who_is, tokens, tokens))
 
-        self.assert_soon(lambda: self.fake.connections == 1)
+        self.assertEqual(len(seen), 12)
+        self.assertEqual(max(seen), 2)
+        self.assertEqual(self.fake.connections, 2)
 
     def test_closes_its_connections(self) -> None:
         """After close() none is open, nor kept from later questions."""
@@ -386,12 +394,45 @@ class TestCache(UsersTestCase):
 
         self.assert_soon(lambda: users.who_is("learner") is None)
 
-    def test_does_not_remember_a_no(self) -> None:
-        """Who is let in a moment later is in."""
-        self.assertIsNone(self.users.who_is("new"))
+    def test_remembers_a_no_for_a_few_seconds(self) -> None:
+        users = self.connect(invalid_cache_seconds=0.3)
+        self.assertIsNone(users.who_is("new"))
         self.fake.tokens["new"] = fakes.person(10, "new")
 
-        self.assertEqual(self.users.who_is("new"), User(10))
+        self.assertIsNone(users.who_is("new"))
+        self.assertEqual(self.fake.questions, 1)
+        self.assert_soon(lambda: users.who_is("new") == User(10))
+
+    def test_invalid_tokens_do_not_evict_valid_ones(self) -> None:
+        users = self.connect(cache_size=2)
+        users.who_is("learner")
+        for number in range(10):
+            users.who_is(f"random-{number}")
+
+        self.assertEqual(users.known("learner"), User(7))
+        self.assertTrue(users.was_valid("learner"))
+        self.assertEqual(users.who_is("random-9"), None)
+        self.assertEqual(self.fake.questions, 11)
+
+    def test_token_was_valid_until_users_service_says_no(self) -> None:
+        users = self.connect(cache_seconds=0.01)
+        self.assertFalse(users.was_valid("learner"))
+        users.who_is("learner")
+        self.assert_soon(lambda: users.known("learner") is None)
+        self.assertTrue(users.was_valid("learner"))
+
+        self.fake.tokens["learner"]["active"] = False
+        self.assertIsNone(users.who_is("learner"))
+
+        self.assertFalse(users.was_valid("learner"))
+
+    def test_removed_role_is_gone_when_the_cache_expires(self) -> None:
+        users = self.connect(cache_seconds=0.01)
+        self.assertEqual(users.who_is("test"), User(998877, is_admin=True))
+
+        self.fake.tokens["test"]["admin"] = False
+
+        self.assert_soon(lambda: users.who_is("test") == User(998877))
 
     def test_holds_only_so_many(self) -> None:
         """A full cache forgets, and asks again."""
@@ -420,7 +461,7 @@ class TestSingleFlight(UsersTestCase):
 
         def ask() -> User | None:
             here.wait(GRACE_SECONDS)
-            return users.who_is(token)
+            return users.who_is(token, client=token)
 
         pool = ThreadPoolExecutor(callers)
         self.addCleanup(pool.shutdown)
@@ -456,7 +497,7 @@ class TestSingleFlight(UsersTestCase):
         self.assertEqual(self.fake.questions, 1)
 
     def test_shares_a_no(self) -> None:
-        """A no is an answer for all who waited for it, and for nobody later."""
+        """A no is the result of all callers that waited for it."""
         go = self.hold(fakes.answer_truly)
         answers = self.ask_together(self.users, "unknown")
         self.wait_for_callers()
@@ -465,8 +506,6 @@ class TestSingleFlight(UsersTestCase):
 
         self.assertEqual([answer.result() for answer in answers], [None] * 32)
         self.assertEqual(self.fake.questions, 1)
-        self.users.who_is("unknown")
-        self.assertEqual(self.fake.questions, 2)
 
     def test_gives_each_an_exception_of_its_own(self) -> None:
         """No two threads raise the same object."""
@@ -520,6 +559,77 @@ class TestSingleFlight(UsersTestCase):
             self.assert_unavailable(self.users)
 
         self.assertEqual(self.users.who_is("learner"), User(7))
+
+
+class TestQueue(UsersTestCase):
+    """Lookups of one client wait for each other, and not for those of other clients."""
+
+    def hold(self) -> Event:
+        """Have users-service answer when the returned event is set."""
+        go = Event()
+        self.addCleanup(go.set)
+
+        def wait_and_answer(handler: Handler) -> None:
+            go.wait(GRACE_SECONDS)
+            fakes.answer_truly(handler)
+
+        self.fake.behaviour = wait_and_answer
+        return go
+
+    def test_client_has_one_request_at_a_time(self) -> None:
+        go = self.hold()
+        with ThreadPoolExecutor(9) as pool:
+            for number in range(8):
+                pool.submit(self.users.who_is, f"random-{number}", "attacker")
+            self.assert_soon(lambda: self.fake.questions == 1)
+
+            good = pool.submit(self.users.who_is, "learner", "other client")
+
+            self.assert_soon(lambda: self.fake.questions == 2)
+            self.assertEqual(self.fake.last_question["Authorization"], "Bearer learner")
+            go.set()
+            self.assertEqual(good.result(), User(7))
+
+    def test_callers_with_one_token_share_a_request_though_their_clients_differ(self) -> None:
+        go = self.hold()
+        with ThreadPoolExecutor(4) as pool:
+            answers = [pool.submit(self.users.who_is, "learner", str(n)) for n in range(4)]
+            self.assert_soon(lambda: self.fake.questions == 1)
+            go.set()
+
+            self.assertEqual([answer.result() for answer in answers], [User(7)] * 4)
+        self.assertEqual(self.fake.questions, 1)
+
+    def test_time_in_the_queue_is_not_a_failure(self) -> None:
+        """A lookup whose turn does not come is unavailable, and the breaker stays closed."""
+        users = self.connect(timeout_seconds=2.0, failures_to_open=2, open_seconds=60)
+        self.fake.behaviour = fakes.hang
+        with ThreadPoolExecutor(9) as pool:
+            asked = pool.submit(users.who_is, "first", "client")
+            self.assert_soon(lambda: self.fake.questions == 1)
+            queued = [pool.submit(users.who_is, f"random-{n}", "client") for n in range(8)]
+            errors = [answer.exception() for answer in queued]
+
+        self.assertIsInstance(asked.exception(), UsersUnavailable)
+        self.assertEqual({type(error) for error in errors}, {UsersUnavailable})
+        self.assertEqual(self.fake.questions, 1)
+        self.assertFalse(users.is_open)
+
+    def test_time_in_the_queue_is_not_time_of_the_request(self) -> None:
+        """The deadline of a request begins when it is sent."""
+        users = self.connect(timeout_seconds=1.0, failures_to_open=1)
+
+        def answer_slowly(handler: Handler) -> None:
+            handler.fake.released.wait(0.35)
+            fakes.answer_truly(handler)
+
+        self.fake.behaviour = answer_slowly
+        with ThreadPoolExecutor(2) as pool:
+            answers = [pool.submit(users.who_is, token, "client") for token in ("test", "learner")]
+
+            self.assertEqual([a.result() for a in answers], [User(998877, True), User(7)])
+
+        self.assertFalse(users.is_open)
 
 
 class TestBreaker(UsersTestCase):
@@ -618,11 +728,11 @@ class TestBreaker(UsersTestCase):
     def test_takes_a_no_for_a_sign_of_life(self) -> None:
         """A no between failures starts the count again."""
         users = self.connect(failures_to_open=2)
-        for _ in range(3):
+        for number in range(3):
             self.fake.behaviour = fakes.answers(500, {})
             self.assert_unavailable(users)
             self.fake.behaviour = fakes.answer_truly
-            self.assertIsNone(users.who_is("unknown"))
+            self.assertIsNone(users.who_is(f"unknown-{number}"))
 
         self.assertFalse(users.is_open)
 
@@ -655,6 +765,35 @@ class TestBreaker(UsersTestCase):
             except UsersUnavailable:
                 if asked.is_set():
                     raise
+
+    def test_breaker_tries_a_token_that_was_valid_before_any_other(self) -> None:
+        users = self.connect(failures_to_open=1, open_seconds=0.5, cache_seconds=0.01)
+        users.who_is("learner")
+        self.fake.behaviour = fakes.answers(500, {})
+        self.assert_unavailable(users, "test")
+        time.sleep(0.6)
+
+        for number in range(10):
+            self.assert_unavailable(users, f"random-{number}")
+        self.assertEqual(self.fake.questions, 2)
+        self.fake.behaviour = fakes.answer_truly
+        self.assertEqual(users.who_is("learner"), User(7))
+
+        self.assertFalse(users.is_open)
+
+    def test_breaker_tries_any_token_if_none_that_was_valid_comes(self) -> None:
+        users = self.connect(failures_to_open=1, open_seconds=0.05, cache_seconds=0.01)
+        users.who_is("learner")
+        self.fake.behaviour = fakes.answers(500, {})
+        self.assert_unavailable(users, "test")
+        self.fake.behaviour = fakes.answer_truly
+
+        def is_back() -> bool:
+            with suppress(UsersUnavailable):
+                return users.who_is("other") == User(8)
+            return False
+
+        self.assert_soon(is_back)
 
     def test_opens_again_when_the_trial_fails(self) -> None:
         """One failed trial is enough, and is no news to the log."""

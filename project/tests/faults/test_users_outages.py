@@ -1,12 +1,15 @@
-"""What users-service can do to the running service: who needs it gets 503, nobody else waits."""
+"""Faults of users-service, and attacks on it: requests that do not need it are unaffected."""
 
+import http.client
 import itertools
 import json
+import secrets
+import sys
 import threading
 import time
 import unittest
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from project.tests import users_service as fakes
 from project.tests.faults import harness
@@ -139,3 +142,110 @@ class TestUsersService(harness.CountsTestCase):
         self.assertTrue(away)
         [(_, most)] = Counter(away).most_common(1)
         self.assertLessEqual(most, harness.WORKERS, away)
+
+
+@unittest.skipUnless(sys.platform == "linux", "each caller needs an address of its own")
+class TestRandomTokens(unittest.TestCase):
+    """40 connections from one address send random tokens for a few seconds.
+
+    users-service has one worker and takes 150 ms for an answer, so it can look up a small part of
+    them only.
+    """
+
+    CONNECTIONS = 40
+    SECONDS = 6.0
+    ANSWER_SECONDS = 0.15
+    ATTACKER = "127.0.0.2"
+
+    def setUp(self):
+        self.fake = self.enterContext(fakes.FakeUsersService())
+        worker = threading.Lock()
+
+        def answer_with_one_worker(handler):
+            with worker:
+                time.sleep(self.ANSWER_SECONDS)
+            fakes.answer_truly(handler)
+
+        self.fake.behaviour = answer_with_one_worker
+        self.ended = threading.Event()
+        self.addCleanup(self.ended.set)
+
+    def start_service(self, **settings):
+        service = Service(FaultTestCase.postgres, USERS_SERVICE_URL=self.fake.url, **settings)
+        self.addCleanup(service.stop)
+        return service
+
+    def ask(self, service, address, token):
+        """Send a token from an address; return the status, the seconds it took, and the headers."""
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", service.port, timeout=10, source_address=(address, 0)
+        )
+        began = time.monotonic()
+        try:
+            connection.request("GET", "/ping", headers={"Authorization": f"Bearer {token}"})
+            answer = connection.getresponse()
+            answer.read()
+            return answer.status, time.monotonic() - began, answer.headers
+        finally:
+            connection.close()
+
+    def attack(self, service, count=CONNECTIONS):
+        """Start to send random tokens from one address; return the list of the answers."""
+        answers = []
+
+        def send():
+            while not self.ended.is_set():
+                with suppress(OSError, http.client.HTTPException):
+                    answers.append(self.ask(service, self.ATTACKER, secrets.token_hex(16)))
+
+        self.run_threads(send, count)
+        return answers
+
+    def run_threads(self, call, count):
+        threads = [threading.Thread(target=call, daemon=True) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            self.addCleanup(thread.join, 30)
+        self.addCleanup(self.ended.set)
+
+    def test_random_tokens_from_one_address_do_not_affect_good_tokens(self):
+        service = self.start_service()
+        attack = self.attack(service)
+        wait_until(lambda: len(attack) > self.CONNECTIONS)
+        good = []
+        deadline = time.monotonic() + self.SECONDS
+
+        def call(number):
+            token, address = f"good-{number}", f"127.0.1.{number}"
+            self.fake.tokens[token] = fakes.person(number, token)
+            while time.monotonic() < deadline:
+                good.append(self.ask(service, address, token))
+                time.sleep(0.1)
+
+        callers = [threading.Thread(target=call, args=(number,)) for number in (1, 2, 3)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+
+        self.assertEqual({status for status, *_ in good}, {200})
+        self.assertLess(max(seconds for _, seconds, _ in good), 1.0)
+        self.assertNotIn("users-service is away", service.output())
+        self.assertLessEqual({status for status, *_ in attack}, {401, 429, 503})
+
+    def test_token_that_was_valid_before_is_unaffected_by_an_attack_from_its_address(self):
+        """Many clients may share one address, behind a NAT or a proxy."""
+        service = self.start_service(WORKERS="1", INVALID_TOKEN_LIMIT="5/minute")
+        self.fake.tokens["good"] = fakes.person(7, "good")
+        self.ask(service, self.ATTACKER, "good")
+        attack = self.attack(service)
+
+        wait_until(lambda: any(status == 429 for status, *_ in attack))
+        good = self.ask(service, self.ATTACKER, "good")
+        new = self.ask(service, self.ATTACKER, "new")
+
+        self.assertEqual(good[0], 200)
+        self.assertLess(good[1], 1.0)
+        self.assertEqual(new[0], 429)
+        self.assertRegex(new[2]["Retry-After"], r"^[1-9]\d?$")
