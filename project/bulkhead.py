@@ -1,6 +1,6 @@
 """Fair bulkhead: limits concurrent work in total, and the share of each client."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Condition
@@ -11,29 +11,50 @@ class BulkheadFull(Exception):
 
 
 class FairBulkhead:
-    """Bulkhead that no client can fill: each may use only some of the slots."""
+    """Bulkhead that no client can fill: each may use some of the slots, in order of arrival."""
 
     def __init__(self, slots: int, slots_per_client: int) -> None:
         self._slots = slots
         self._slots_per_client = slots_per_client
-        self._released = Condition()
+        self._changed = Condition()
         self._used: Counter[str] = Counter()
+        self._waiting: defaultdict[str, list[object]] = defaultdict(list)
 
     @contextmanager
     def slot(self, client: str, timeout_seconds: float) -> Iterator[None]:
         """Hold a slot during the block; raise BulkheadFull if none is free in time."""
-        with self._released:
-            if not self._released.wait_for(lambda: self._has_slot(client), timeout_seconds):
-                raise BulkheadFull
-            self._used[client] += 1
+        self._acquire(client, timeout_seconds)
         try:
             yield
         finally:
-            with self._released:
-                self._used[client] -= 1
-                if not self._used[client]:
-                    del self._used[client]
-                self._released.notify_all()
+            self._release(client)
 
-    def _has_slot(self, client: str) -> bool:
-        return self._used.total() < self._slots and self._used[client] < self._slots_per_client
+    def _acquire(self, client: str, timeout_seconds: float) -> None:
+        caller = object()
+        with self._changed:
+            self._waiting[client].append(caller)
+            try:
+                if not self._changed.wait_for(
+                    lambda: self._is_next(client, caller), timeout_seconds
+                ):
+                    raise BulkheadFull
+                self._used[client] += 1
+            finally:
+                self._waiting[client].remove(caller)
+                if not self._waiting[client]:
+                    del self._waiting[client]
+                self._changed.notify_all()
+
+    def _release(self, client: str) -> None:
+        with self._changed:
+            self._used[client] -= 1
+            if not self._used[client]:
+                del self._used[client]
+            self._changed.notify_all()
+
+    def _is_next(self, client: str, caller: object) -> bool:
+        return (
+            self._waiting[client][0] is caller
+            and self._used[client] < self._slots_per_client
+            and self._used.total() < self._slots
+        )
