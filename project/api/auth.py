@@ -57,7 +57,8 @@ class Callers:
             raise TokenRequired
         scheme, _, token = authorization.partition(" ")
         token = token.strip(" ")
-        if scheme.lower() != "bearer" or not token or " " in token:
+        # A comma joins the values of several header fields (RFC 9110, section 5.3).
+        if scheme.lower() != "bearer" or not token or " " in token or "," in token:
             raise InvalidToken
         return self._speaks_for(token)
 

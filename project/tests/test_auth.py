@@ -130,6 +130,24 @@ class TestHeader(AuthTestCase):
                 self.assert_invalid(self.ask(header))
         self.assertEqual(users_service().questions, before)
 
+    def test_several_header_fields_are_invalid_whatever_their_order(self):
+        """None of them is chosen: what is in front might choose another one."""
+        ours = f"Bearer {signed(claims())}"
+        client = app_with(USERS_SERVICE_URL=users_service().url).test_client()
+        self.assert_welcome(self.ask(ours, client))
+        for first, second in [
+            (ours, ours),
+            (ours, "Bearer wrong"),
+            ("Bearer wrong", ours),
+            (ours, "Basic x"),
+            ("", ours),
+            (ours, ""),
+        ]:
+            with self.subTest(first=first[:10], second=second[:10]):
+                headers = [("Authorization", first), ("Authorization", second)]
+
+                self.assert_invalid(client.get("/ping", headers=headers))
+
     def test_is_refused_where_the_token_is_huge(self):
         for size in (9_000, 100_000):
             for token in ("x" * size, f"{'x' * size}.{'y' * size}.z", "." * size):
@@ -503,6 +521,8 @@ class TestOurTokens(AuthTestCase):
             (["administrator"], False),
             ([["admin"]], False),
             ([{"admin": 1}, 7, None], False),
+            ([f"role-{number}" for number in range(100)], False),
+            ([f"role-{number}" for number in range(100)] + ["admin"], True),
             (["admin"], True),
             (["service", "admin"], True),
         ]:
@@ -513,6 +533,17 @@ class TestOurTokens(AuthTestCase):
                 )
 
                 self.assertEqual(answer.status_code, 404 if allowed else 403)
+
+    def test_other_claims_and_header_fields_do_not_matter(self):
+        nested = {"roles": ["admin"], "sub": "998877"}
+        for _ in range(200):
+            nested = {"nested": nested, "list": [nested]} if len(str(nested)) < 2000 else [nested]
+        header = {"alg": "HS256", "kid": "../../x", "jku": "http://evil.example/keys"}
+        token = signed(claims(nested=nested, admin=True, role="admin"), header)
+
+        answer = self.client.delete("/scores/1", headers={"Authorization": f"Bearer {token}"})
+
+        self.assert_fails(answer, 403, "forbidden")
 
     def test_cannot_be_changed(self):
         """Whoever writes another role or user into one needs the secret for its signature."""

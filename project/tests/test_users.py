@@ -12,6 +12,7 @@ import unittest
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
+from inspect import signature
 from pathlib import Path
 from shutil import which
 from threading import Barrier, Event
@@ -433,6 +434,8 @@ class TestCache(UsersTestCase):
         self.fake.tokens["test"]["admin"] = False
 
         self.assert_soon(lambda: users.who_is("test") == User(998877))
+        defaults = signature(UsersService).parameters
+        self.assertLessEqual(defaults["cache_seconds"].default, 30)  # as the documentation says
 
     def test_holds_only_so_many(self) -> None:
         """A full cache forgets, and asks again."""
