@@ -5,14 +5,16 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
 # A provider gives each IPv6 customer a /64 or more, and a host may use any address in it.
 IPV6_PREFIX_BITS = 64
+# All clients whose address cannot be read, because a proxy hides it, are one client.
+UNKNOWN = "unknown"
 
 
 def client_address(remote_addr: str | None) -> str:
     """Return a client's address in its canonical form, without port, brackets and zone.
 
-    An IPv4-mapped IPv6 address is the IPv4 address. Text that is not an address stays as it is.
+    An IPv4-mapped IPv6 address is the IPv4 address. Text that is not an address is UNKNOWN.
     """
-    return str(_parse(remote_addr) or remote_addr)
+    return str(_parse(remote_addr) or UNKNOWN)
 
 
 @lru_cache(maxsize=1024)
@@ -21,7 +23,7 @@ def client_network(remote_addr: str | None) -> str:
     address = _parse(remote_addr)
     if isinstance(address, IPv6Address):
         return str(IPv6Network((int(address), IPV6_PREFIX_BITS), strict=False))
-    return str(address or remote_addr)
+    return str(address or UNKNOWN)
 
 
 def _parse(remote_addr: str | None) -> IPv4Address | IPv6Address | None:

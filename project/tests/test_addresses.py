@@ -44,12 +44,25 @@ class TestClientAddress(unittest.TestCase):
             with self.subTest(written):
                 self.assertEqual(client_network(written), network)
 
-    def test_text_that_is_not_an_address_stays_as_it_is(self) -> None:
-        for text in ("unknown", "_hidden", "", "203.0.113.500:1", "1.2.3", ":", "[]:1", "[", "%"):
-            with self.subTest(text):
-                self.assertEqual(client_address(text), text)
-                self.assertEqual(client_network(text), text)
-        self.assertEqual(client_address(None), "None")
+    def test_clients_without_an_address_are_one_client(self) -> None:
+        """Otherwise each made-up text is another client, and is kept whole."""
+        made_up = [
+            "unknown",
+            "_hidden",
+            "203.0.113.500:1",
+            "1.2.3",
+            ":",
+            "[]:1",
+            "[",
+            "%",
+            "",
+            None,
+        ]
+        made_up += ["<script>", "2130706433", "0177.0.0.1", "\xe9", "x" * 30_000]
+        for text in made_up:
+            with self.subTest(str(text)[:20]):
+                self.assertEqual(client_address(text), "unknown")
+                self.assertEqual(client_network(text), "unknown")
 
 
 class TestForwardedAddress(BaseTestCase):
@@ -86,6 +99,34 @@ class TestForwardedAddress(BaseTestCase):
 
         for address in ("203.0.113.5", "203.0.113.6:1", "2001:db8::1", "[2001:db8:0:1::1]:1"):
             self.assertEqual(self.increment(address).status_code, 200)
+
+    def test_rate_limit_counts_all_made_up_addresses_as_one_client(self) -> None:
+        self.limited_to("3/hour")
+
+        statuses = [self.increment(f"garbage-{number}").status_code for number in range(4)]
+
+        self.assertEqual(statuses, [200, 200, 200, 429])
+
+    def test_rate_limit_ignores_addresses_that_no_trusted_proxy_wrote(self) -> None:
+        """A client may send X-Forwarded-For itself; the proxy appends the real address."""
+        self.limited_to("3/hour")
+        long = ", ".join(["10.0.0.1"] * 3000)
+
+        statuses = [
+            self.increment(f"{forged}203.0.113.5").status_code
+            for forged in ("", "198.51.100.1, ", f"{long}, ", "<script>, ", ",,, ", "fe80::1%25x, ")
+        ]
+
+        self.assertEqual(statuses, [200, 200, 200, 429, 429, 429])
+
+    def test_rate_limit_counts_the_connection_if_a_proxy_wrote_no_address(self) -> None:
+        self.limited_to("3/hour")
+
+        statuses = [self.increment(forwarded).status_code for forwarded in ("", ",", " ", ", ,")]
+        other = self.increment("203.0.113.5").status_code
+
+        self.assertEqual(statuses, [200, 200, 200, 429])
+        self.assertEqual(other, 200)
 
     def test_idempotency_key_belongs_to_the_address_without_its_port(self) -> None:
         self.limited_to("100/hour")
