@@ -620,10 +620,10 @@ class TestQueue(UsersTestCase):
 
     def test_time_in_the_queue_is_not_time_of_the_request(self) -> None:
         """The deadline of a request begins when it is sent."""
-        users = self.connect(timeout_seconds=1.0, failures_to_open=1)
+        users = self.connect(timeout_seconds=2.0, failures_to_open=1)
 
         def answer_slowly(handler: Handler) -> None:
-            handler.fake.released.wait(0.35)
+            handler.fake.released.wait(0.7 if self.fake.questions == 1 else 1.5)
             fakes.answer_truly(handler)
 
         self.fake.behaviour = answer_slowly
