@@ -140,7 +140,7 @@ def create_app(configuration: str | type | None = None) -> Service:
     app.extensions["body_slots"] = BodySlots(max(1, settings.threads * 3 // 4))
     places = max(1, settings.threads - SPARE_THREADS)
     slots = max(1, int(places * LOOKUP_SHARE))
-    lookups = FairBulkhead(slots, slots_per_client=max(1, slots // 2))
+    lookups = FairBulkhead(slots, slots_per_client=max(1, slots // 2), reserved=slots // 4)
     app.places = Places(places)
     app.extensions["heavy_reads"] = HeavyReads(callers=max(1, places // 2))
     app.unbounded = ASKING_NOBODY

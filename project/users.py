@@ -133,14 +133,15 @@ class UsersService:
     ) -> None:
         """Use the users-service at `url`, which has `timeout_seconds` for each answer.
 
-        At most `max_requests` are sent at a time, and one for each client. A lookup waits for its
-        turn for half of `timeout_seconds`.
+        At most `max_requests` are sent at a time, and one for each client; a quarter of them is
+        reserved for tokens that were valid before. A lookup waits for its turn for half of
+        `timeout_seconds`.
         """
         self._observer = observer or Observer()
         self._timeout_seconds = timeout_seconds
         self._retry_after_seconds = max(1, math.ceil(open_seconds))
         self._connections = _ConnectionPool(url, max_requests)
-        self._requests = FairBulkhead(max_requests, slots_per_client=1)
+        self._requests = FairBulkhead(max_requests, slots_per_client=1, reserved=max_requests // 4)
         # The lock guards all below; it is never held during a request.
         self._lock = Lock()
         self._cache: TTLCache[bytes, User] = TTLCache(cache_size, cache_seconds)
@@ -211,7 +212,8 @@ class UsersService:
     def _run(self, lookup: "_Lookup", token: str, client: str, headers: Mapping[str, str]) -> None:
         """Send the request when it is the client's turn, and finish the lookup in time."""
         try:
-            with self._requests.slot(client, self._timeout_seconds / 2):
+            was_valid = self.was_valid(token)
+            with self._requests.slot(client, self._timeout_seconds / 2, preferred=was_valid):
                 if self._admit(lookup):
                     self._start(lookup, token, headers)
                     wait([lookup.result], lookup.deadline - time.monotonic())

@@ -90,13 +90,13 @@ class Callers:
         Clients that share an address share its limit and its slots, except for tokens that were
         valid before: each of these counts as a client of its own.
         """
-        client = token
-        if not users.was_valid(token):
+        was_valid = users.was_valid(token)
+        if not was_valid:
             self._check_limit()
-            client = client_network(request.remote_addr)
+        client = token if was_valid else client_network(request.remote_addr)
         try:
             with (
-                self._lookups.slot(client, QUEUE_SECONDS),
+                self._lookups.slot(client, QUEUE_SECONDS, preferred=was_valid),
                 cast(Service, current_app).asking() as headers,
             ):
                 return users.who_is(token, client, headers)

@@ -48,6 +48,21 @@ class TestFairBulkhead(unittest.TestCase):
 
         self.assertGreaterEqual(time.monotonic() - began, 0.1)
 
+    def test_bulkhead_reserves_slots_for_preferred_callers(self) -> None:
+        bulkhead = FairBulkhead(3, slots_per_client=1, reserved=1)
+        for client in ("a", "b"):
+            self.pool.submit(self.hold, bulkhead, client)
+        wait_until(lambda: len(self.held) == 2)
+
+        with self.assertRaises(BulkheadFull), bulkhead.slot("c", 0):
+            pass
+        with (
+            bulkhead.slot("d", 0, preferred=True),
+            self.assertRaises(BulkheadFull),
+            bulkhead.slot("e", 0, preferred=True),
+        ):
+            pass
+
     def test_bulkhead_frees_the_slot_of_a_block_that_raises(self) -> None:
         bulkhead = FairBulkhead(1, slots_per_client=1)
         for _ in range(3):

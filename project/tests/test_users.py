@@ -525,6 +525,7 @@ class TestSingleFlight(UsersTestCase):
 
     def test_does_not_mix_tokens(self) -> None:
         """Each token has a lookup of its own, at the same time."""
+        self.users = self.connect(max_requests=8)
         go = self.hold(fakes.answer_truly)
         answers = {
             token: self.ask_together(self.users, token, 4)
@@ -589,6 +590,24 @@ class TestQueue(UsersTestCase):
             good = pool.submit(self.users.who_is, "learner", "other client")
 
             self.assert_soon(lambda: self.fake.questions == 2)
+            self.assertEqual(self.fake.last_question["Authorization"], "Bearer learner")
+            go.set()
+            self.assertEqual(good.result(), User(7))
+
+    def test_token_that_was_valid_before_does_not_wait_for_new_ones(self) -> None:
+        """Also if the new tokens come from many clients."""
+        users = self.connect(max_requests=4, cache_seconds=0.01)
+        users.who_is("learner", "learner")
+        self.assert_soon(lambda: users.known("learner") is None)
+        go = self.hold()
+        with ThreadPoolExecutor(9) as pool:
+            for number in range(8):
+                pool.submit(users.who_is, f"random-{number}", f"client-{number}")
+            self.assert_soon(lambda: self.fake.questions == 4)
+
+            good = pool.submit(users.who_is, "learner", "learner")
+
+            self.assert_soon(lambda: self.fake.questions == 5)
             self.assertEqual(self.fake.last_question["Authorization"], "Bearer learner")
             go.set()
             self.assertEqual(good.result(), User(7))
