@@ -7,9 +7,13 @@ Concurrent lookups of the same token share one request (single-flight). Every re
 deadline and runs in a thread of its own, because a name lookup cannot be interrupted: a caller is
 free at the deadline in any case.
 
+A bulkhead limits the requests in flight, and gives each client one of them at a time, so that a
+client that sends random tokens cannot keep the lookups of others waiting. The deadline of a request
+begins when it is sent. Positive and negative answers are cached, apart from each other.
+
 A circuit breaker stops the lookups for a while after some failures in a row. A failure is a
 missing answer: a connection error, a timeout, or a 5xx. Any other answer proves that users-service
-works, whatever it says about the token.
+works, whatever it says about the token; time in the queue of the bulkhead says nothing about it.
 
 What users-service answers means:
 
@@ -19,7 +23,7 @@ What users-service answers means:
     200 of any other shape
     5xx, or no answer in time           neither; this lookup is unavailable, and a failure
 
-    UsersService    cache and pending lookups
+    UsersService    caches and pending lookups
     _Lookup         one pending lookup and its result
     _ConnectionPool keep-alive connections
     _DeadlineReader a socket that is read until the deadline and no longer
@@ -227,9 +231,12 @@ class UsersService:
         """Start the time of a lookup; return whether the breaker allows its request."""
         with self._lock:
             lookup.generation = self._breaker.admit(preferred=self._is_preferred(lookup.key))
+        if lookup.generation is None:
+            self._observer.on_short_circuit()
+            return False
         lookup.started_at = time.monotonic()
         lookup.deadline = lookup.started_at + self._timeout_seconds
-        return lookup.generation is not None
+        return True
 
     def _start(self, lookup: "_Lookup", token: str, headers: Mapping[str, str]) -> None:
         arguments = (lookup, token, headers)
