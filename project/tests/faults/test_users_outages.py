@@ -148,13 +148,13 @@ class TestUsersService(harness.CountsTestCase):
 class TestRandomTokens(unittest.TestCase):
     """40 connections from one address send random tokens for a few seconds.
 
-    users-service has one worker and takes 150 ms for an answer, so it can look up a small part of
+    users-service has one worker and takes 100 ms for an answer, so it can look up a small part of
     them only.
     """
 
     CONNECTIONS = 40
     SECONDS = 6.0
-    ANSWER_SECONDS = 0.15
+    ANSWER_SECONDS = 0.1
     ATTACKER = "127.0.0.2"
 
     def setUp(self):
