@@ -221,7 +221,7 @@ class EmbeddedPostgres:
         deadline = time.monotonic() + START_SECONDS
         try:
             while process.poll() is None:
-                if self._state() == (process.pid, "ready"):
+                if self._state() in {(process.pid, "ready"), (process.pid, "standby")}:
                     return None
                 if time.monotonic() > deadline:
                     return f"not ready after {START_SECONDS:g} s"
@@ -260,9 +260,17 @@ class EmbeddedPostgres:
         The process that postmaster.pid names may have ended, or be another program by now.
         """
         state = self._state()
+        if state is None:
+            return None
         with suppress(psutil.Error):
-            if state and str(self.directory) in psutil.Process(state[0]).cmdline():
-                return state[0]
+            process = psutil.Process(state[0])
+            is_ours = process.uids().real == _system_user().pw_uid
+            if (
+                is_ours
+                and process.name() == "postgres"
+                and str(self.directory) in process.cmdline()
+            ):
+                return process.pid
         return None
 
     def _as_system_user(self) -> dict[str, Any]:
@@ -316,8 +324,9 @@ class EmbeddedPostgres:
         return folder
 
     def _remove_socket_folder(self) -> None:
-        if self._sockets not in {None, self.directory}:
-            shutil.rmtree(str(self._sockets), ignore_errors=True)
+        if self._sockets is not None and self._sockets != self.directory:
+            with suppress(OSError):  # it may have other files
+                self._sockets.rmdir()
             self._beside("sockets").unlink(missing_ok=True)
 
 
@@ -364,7 +373,8 @@ def _system_user() -> pwd.struct_passwd:
     with _locked(SYSTEM_USER_LOCK):  # two processes that add a user at once give it two numbers
         with suppress(KeyError):
             return pwd.getpwnam(SYSTEM_USER)
-        command = ["useradd", "--system", "--user-group", "--no-create-home", SYSTEM_USER]
+        command = ["useradd", "--system", "--user-group", "--no-create-home",
+                   "--shell=/usr/sbin/nologin", SYSTEM_USER]  # fmt: skip
         with suppress(FileNotFoundError):
             subprocess.run(command, check=False, capture_output=True)  # noqa: S603
     try:

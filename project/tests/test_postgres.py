@@ -320,6 +320,17 @@ class TestFolder(EmbeddedTestCase):
         server.close()
         self.assertIsNone(sleeper.poll())
 
+    def test_stop_leaves_a_program_alone_that_has_the_number_and_names_the_folder(self):
+        command = [sys.executable, "-c", "import time; time.sleep(60)", str(self.folder)]
+        sleeper = subprocess.Popen(command)
+        self.addCleanup(sleeper.wait)
+        self.addCleanup(sleeper.kill)
+        self.leave_stale(self.folder, sleeper.pid)
+
+        self.embedded(self.folder).stop()
+
+        self.assertIsNone(sleeper.poll())
+
     def test_may_name_a_server_whose_number_is_another_servers(self):
         """Neither is the other one taken for ours, nor is it stopped in its place."""
         other_folder = self.folder.parent / "other"
@@ -399,6 +410,26 @@ class TestPrivacy(EmbeddedTestCase):
 
                 self.assertIn("Peer authentication failed", self.connect_as_other_user(server))
                 sockets.chmod(0o700)
+
+    def test_database_of_the_tests_is_private(self):
+        host = database_url().query.get("host", "")
+        if not str(host).startswith(str(embedded._temporary_folder())):
+            self.skipTest("the tests use the database of DATABASE_TEST_URL")
+
+        self.assertEqual(Path(host).stat().st_mode & 0o777, 0o700)
+        [socket_path] = Path(host).glob(".s.PGSQL.*[0-9]")
+        self.assertEqual(socket_path.stat().st_mode & 0o777, 0o700)
+
+    def test_close_removes_no_folder_that_has_other_files(self):
+        folder = self.folders[1]
+        server = self.embedded(folder)
+        kept = Path(server.url.query["host"]) / "kept"
+        kept.touch()
+
+        server.close()
+
+        self.assertTrue(kept.exists())
+        shutil.rmtree(kept.parent)
 
     def test_parents_can_be_searched_but_not_listed(self):
         self.embedded(self.folder).start()
