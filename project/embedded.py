@@ -264,12 +264,9 @@ class EmbeddedPostgres:
             return None
         with suppress(psutil.Error):
             process = psutil.Process(state[0])
-            is_ours = process.uids().real == _system_user().pw_uid
-            if (
-                is_ours
-                and process.name() == "postgres"
-                and str(self.directory) in process.cmdline()
-            ):
+            found = (process.name(), process.uids().real)
+            expected = ("postgres", _system_user().pw_uid)
+            if found == expected and str(self.directory) in process.cmdline():
                 return process.pid
         return None
 
