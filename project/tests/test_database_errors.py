@@ -1,7 +1,7 @@
 """Errors of PostgreSQL: the log and the 503 response name the cause."""
 
 from contextlib import contextmanager
-from unittest import TestCase
+from unittest import TestCase, mock
 
 import psycopg2
 from psycopg2 import errors
@@ -46,6 +46,8 @@ class TestDatabaseErrors(BaseTestCase):
 
     def terminate_connections(self):
         """Terminate the connections of the service, which still considers them alive."""
+        # However long this takes: a connection that was idle for a while would be replaced.
+        self.enterContext(mock.patch("project.postgres.TRUSTED_IDLE_SECONDS", 3600))
         self.client.get("/counters/visits")
         self.run_sql(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"

@@ -4,7 +4,7 @@ import io
 from unittest.mock import patch
 
 from project.api.errors import MAX_ERRORS, MAX_FIELD_LENGTH
-from project.api.limits import AnonymousLimit
+from project.api.limits import AddressLimit
 from project.slow_clients import BodySlots
 from project.tests.base import ADMIN, LEARNER, BaseTestCase
 from project.tests.security.operations import operations
@@ -34,7 +34,7 @@ class UnreadableBody(io.RawIOBase):
 class TestOrder(BaseTestCase):
     def setUp(self):
         super().setUp()
-        limit = AnonymousLimit("1/minute", "memory://")
+        limit = AddressLimit("anonymous", "1/minute", "memory://")
         self.enterContext(patch.dict(self.app.extensions, anonymous_limit=limit))
 
     def test_callers_are_rejected_before_their_body_is_read(self):
