@@ -3,17 +3,18 @@
     users = UsersService("http://users-service:5000")
     users.who_is("abc")     # User(user_id=7), or None if users-service says no
 
-Concurrent lookups of the same token share one request (single-flight). Every request has one
-deadline and runs in a thread of its own, because a name lookup cannot be interrupted: a caller is
-free at the deadline in any case.
+Concurrent lookups of the same token share one request (single-flight). Every lookup has one
+deadline, and its request runs in a thread of its own, because a name lookup cannot be interrupted:
+a caller is free at the deadline in any case.
 
 A bulkhead limits the requests in flight, and gives each client one of them at a time, so that a
-client that sends random tokens cannot keep the lookups of others waiting. The deadline of a request
-begins when it is sent. Positive and negative answers are cached, apart from each other.
+client that sends random tokens cannot keep the lookups of others waiting. Positive and negative
+answers are cached, apart from each other.
 
 A circuit breaker stops the lookups for a while after some failures in a row. A failure is a
 missing answer: a connection error, a timeout, or a 5xx. Any other answer proves that users-service
-works, whatever it says about the token; time in the queue of the bulkhead says nothing about it.
+works, whatever it says about the token. Time in the queue of the bulkhead says nothing about it: a
+timeout is no failure if the lookup spent more than half of its time there.
 
 What users-service answers means:
 
@@ -53,7 +54,7 @@ from urllib.parse import urlsplit
 import orjson
 from cachetools import TTLCache
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError
 
 from project.bulkhead import BulkheadFull, FairBulkhead
 from project.circuit_breaker import CircuitBreaker
@@ -135,11 +136,10 @@ class UsersService:
         max_requests: int = 4,
         observer: Observer | None = None,
     ) -> None:
-        """Use the users-service at `url`, which has `timeout_seconds` for each answer.
+        """Use the users-service at `url`; a lookup takes `timeout_seconds` at most.
 
         At most `max_requests` are sent at a time, and one for each client; a quarter of them is
-        reserved for tokens that were valid before. A lookup waits for its turn for half of
-        `timeout_seconds`.
+        reserved for tokens that were valid before. The other lookups wait for their turn.
         """
         self._observer = observer or Observer()
         self._timeout_seconds = timeout_seconds
@@ -192,7 +192,8 @@ class UsersService:
             lookup = None if self.is_open else self._pending.get(key)
             leads = lookup is None
             if lookup is None:
-                lookup = self._pending[key] = _Lookup(key)
+                deadline = time.monotonic() + self._timeout_seconds
+                lookup = self._pending[key] = _Lookup(key, deadline)
         if leads:
             self._run(lookup, token, client, headers)
         return self._result_of(lookup)
@@ -217,25 +218,24 @@ class UsersService:
         """Send the request when it is the client's turn, and finish the lookup in time."""
         try:
             was_valid = self.was_valid(token)
-            with self._requests.slot(client, self._timeout_seconds / 2, preferred=was_valid):
+            with self._requests.slot(client, self._timeout_seconds, preferred=was_valid):
                 if self._admit(lookup):
                     self._start(lookup, token, headers)
                     wait([lookup.result], lookup.deadline - time.monotonic())
-                    self._finish(lookup, failure="no answer in time")  # unless it has finished
+                    self._time_out(lookup)  # unless it has finished
         except BulkheadFull:
             self._observer.on_queue_timeout()
         finally:
             self._finish(lookup, reason="it was not asked in time")  # unless it has finished
 
     def _admit(self, lookup: "_Lookup") -> bool:
-        """Start the time of a lookup; return whether the breaker allows its request."""
+        """Return whether the breaker allows the request of a lookup, which is sent now."""
         with self._lock:
             lookup.generation = self._breaker.admit(preferred=self._is_preferred(lookup.key))
         if lookup.generation is None:
             self._observer.on_short_circuit()
             return False
         lookup.started_at = time.monotonic()
-        lookup.deadline = lookup.started_at + self._timeout_seconds
         return True
 
     def _start(self, lookup: "_Lookup", token: str, headers: Mapping[str, str]) -> None:
@@ -257,10 +257,19 @@ class UsersService:
         except _UnexpectedAnswer as error:
             logger.warning("users-service answered a token lookup with %s", error)
             self._finish(lookup, reason=str(error))
+        except (TimeoutError, ConnectTimeoutError):
+            self._time_out(lookup)
         except _FAILURES as error:
             self._finish(lookup, failure=f"{type(error).__name__}: {error}")
         finally:
             self._finish(lookup, failure="the lookup broke off")  # unless it has finished
+
+    def _time_out(self, lookup: "_Lookup") -> None:
+        """Finish a lookup whose request was not answered before its deadline."""
+        if lookup.deadline - lookup.started_at < self._timeout_seconds / 2:
+            self._finish(lookup, reason="it was sent too late to be answered in time")
+        else:
+            self._finish(lookup, failure="no answer in time")
 
     def _result_of(self, lookup: "_Lookup") -> User | None:
         """Wait for the result of a lookup; raise a new exception for each caller if it failed."""
@@ -325,10 +334,10 @@ class _Lookup:
     """A pending lookup, whose result the callers with that token share."""
 
     key: bytes
+    deadline: float
     # Of the circuit breaker; None until the request is sent.
     generation: int | None = None
     started_at: float = 0.0
-    deadline: float = 0.0
     result: Future[User | None] = field(default_factory=Future)
 
 

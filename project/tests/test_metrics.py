@@ -113,7 +113,9 @@ class TestMetrics(BaseTestCase):
         self.assertIn(self.app.version, str(built[0]))
 
     def test_tells_what_was_asked_of_users_service_and_what_was_remembered(self):
-        self.app.extensions["callers"]._users_service._cache.clear()
+        users = self.app.extensions["callers"]._users_service
+        users._cache.clear()
+        users._invalid.clear()
         asked = self.growth("eval_users_question_seconds_count", answer="yes")
         refused = self.growth("eval_users_question_seconds_count", answer="no")
         hits = self.growth("eval_users_cache_hits_total")

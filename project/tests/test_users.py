@@ -19,6 +19,7 @@ from threading import Barrier, Event
 from unittest import mock
 
 from project.tests import users_service as fakes
+from project.tests.processes import LATENESS_SECONDS
 from project.tests.users_service import FakeUsersService, Handler
 from project.users import User, UsersService, UsersUnavailable
 
@@ -634,15 +635,14 @@ class TestQueue(UsersTestCase):
 
         self.assertIsInstance(asked.exception(), UsersUnavailable)
         self.assertEqual({type(error) for error in errors}, {UsersUnavailable})
-        self.assertEqual(self.fake.questions, 1)
         self.assertFalse(users.is_open)
 
-    def test_time_in_the_queue_is_not_time_of_the_request(self) -> None:
-        """The deadline of a request begins when it is sent."""
+    def test_lookup_waits_for_its_turn_until_its_deadline(self) -> None:
+        """As during logins, when a users-service with one worker hashes passwords."""
         users = self.connect(timeout_seconds=2.0, failures_to_open=1)
 
         def answer_slowly(handler: Handler) -> None:
-            handler.fake.released.wait(0.7 if self.fake.questions == 1 else 1.5)
+            handler.fake.released.wait(1.5 if self.fake.questions == 1 else 0)
             fakes.answer_truly(handler)
 
         self.fake.behaviour = answer_slowly
@@ -652,6 +652,32 @@ class TestQueue(UsersTestCase):
             self.assertEqual([a.result() for a in answers], [User(998877, True), User(7)])
 
         self.assertFalse(users.is_open)
+
+    def test_timeout_is_no_failure_if_the_request_was_sent_late(self) -> None:
+        users = self.connect(timeout_seconds=2.0, failures_to_open=1)
+
+        def answer_once(handler: Handler) -> None:
+            if self.fake.questions == 1:
+                handler.fake.released.wait(1.5)
+                fakes.answer_truly(handler)
+            else:
+                fakes.hang(handler)
+
+        self.fake.behaviour = answer_once
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(users.who_is, "test", "client")
+            self.assert_soon(lambda: self.fake.questions == 1)
+            began = time.monotonic()
+            late = pool.submit(users.who_is, "learner", "client").exception()
+            seconds = time.monotonic() - began
+
+            self.assertEqual(first.result(), User(998877, True))
+            self.assertIsInstance(late, UsersUnavailable)
+            self.assertLess(seconds, 2.0 + LATENESS_SECONDS)
+            self.assertFalse(users.is_open)
+            with self.assertRaises(UsersUnavailable):
+                users.who_is("other", "client")
+            self.assertTrue(users.is_open)
 
 
 class TestBreaker(UsersTestCase):

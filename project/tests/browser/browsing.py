@@ -12,9 +12,10 @@ from project.tests.processes import GRACE_SECONDS
 
 try:
     from axe_playwright_python.base import AXE_SCRIPT
+    from PIL import Image
     from playwright.sync_api import sync_playwright
 except ImportError:
-    sync_playwright = None
+    Image = sync_playwright = None
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WIDTHS = (360, 768, 1440)

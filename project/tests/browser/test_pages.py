@@ -9,9 +9,7 @@ from io import BytesIO
 from itertools import product
 from urllib.parse import quote
 
-from PIL import Image
-
-from project.tests.browser.browsing import SCHEMES, WIDTHS, BrowserTestCase
+from project.tests.browser.browsing import SCHEMES, WIDTHS, BrowserTestCase, Image
 from project.tests.processes import LATENESS_SECONDS, wait_until
 from project.tests.utils import add_counter, add_score
 from project.users import User

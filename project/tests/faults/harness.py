@@ -110,6 +110,16 @@ class Postgres:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def workers_of(pid: int) -> list[psutil.Process]:
+    """Return the worker processes of a service, the oldest first."""
+    workers = []
+    for child in psutil.Process(pid).children():
+        with suppress(psutil.NoSuchProcess):
+            if "spawn_main" in " ".join(child.cmdline()):
+                workers.append((child.create_time(), child.pid, child))
+    return [child for *_, child in sorted(workers)]
+
+
 class Service:
     """The service as its users start it: granian, with several workers."""
 
@@ -176,12 +186,7 @@ class Service:
     @property
     def workers(self) -> list[psutil.Process]:
         """The processes that answer or will, the oldest first."""
-        serving = []
-        for child in psutil.Process(self.process.pid).children():
-            with suppress(psutil.NoSuchProcess):
-                if "spawn_main" in " ".join(child.cmdline()):
-                    serving.append((child.create_time(), child.pid, child))
-        return [child for *_, child in sorted(serving)]
+        return workers_of(self.process.pid)
 
     def kill_worker(self) -> None:
         self.workers[0].kill()
