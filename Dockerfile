@@ -27,7 +27,7 @@ LABEL org.opencontainers.image.title="eval-service" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION"
 
-# The base image has programs that run as root whoever starts them, such as su and mount. The
+# The base image has programs that run as root for every user, such as su and mount. The
 # service needs none of them.
 RUN pip uninstall --yes --quiet --root-user-action=ignore pip \
  && find / -xdev -type f -perm /6000 -exec chmod a-s {} + \

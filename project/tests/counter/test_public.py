@@ -144,7 +144,7 @@ class TestAnonymousIncrement(PublicTestCase):
         self.assert_value(None, "public:missing")
 
     def test_anonymous_increment_never_brings_a_deleted_counter_back(self):
-        """Whatever deletions come in between, only a token creates the counter anew."""
+        """Only a caller with a token creates a deleted counter again, under any interleaving."""
         for _ in range(15):
             add_counter("public:a", 1)
 
