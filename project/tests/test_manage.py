@@ -140,14 +140,21 @@ class TestCheckout(BaseTestCase):
             shutil.copy(ROOT / name, cls.folder)
         (cls.folder / ".env").write_text("LOG_LEVEL=nonsense\nPORT=1\n")
 
+    def environment(self, **settings):
+        """Return the environment of a command, which runs the programs of this Python first.
+
+        Its coverage is not measured: the copy is deleted before the report is written.
+        """
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        variables = environment(PATH=path, **settings)
+        return {name: value for name, value in variables.items() if name[:9] != "COVERAGE_"}
+
     def run_command(self, *command, **settings):
         """Run a command with the programs of this Python first; return its output."""
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        settings = {"PATH": path, "LOG_LEVEL": "INFO", "SECRET_KEY": SECRET} | settings
         end = subprocess.run(
             command,
             cwd=self.folder,
-            env=environment(**settings),
+            env=self.environment(LOG_LEVEL="INFO", SECRET_KEY=SECRET, **settings),
             check=False,
             capture_output=True,
             text=True,
@@ -214,7 +221,7 @@ class TestCheckout(BaseTestCase):
         process = subprocess.run(
             ["./manage.py", "shell"],
             cwd=self.folder,
-            env=environment(LOG_LEVEL="INFO", PATH=f"{Path(sys.executable).parent}"),
+            env=self.environment(LOG_LEVEL="INFO"),
             input="print(Score.__tablename__, db.metadata.tables.keys() > {'counters'})\n",
             check=False,
             capture_output=True,
@@ -229,7 +236,7 @@ class TestCheckout(BaseTestCase):
             ["./manage.py", "routes"],
             cwd="/",
             executable=self.folder / "manage.py",
-            env=environment(PATH=f"{Path(sys.executable).parent}"),
+            env=self.environment(),
             check=False,
             capture_output=True,
             text=True,
