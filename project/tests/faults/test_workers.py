@@ -86,7 +86,7 @@ class TestCrashLoop(FaultTestCase):
 
         with visitors(self.service, "/health") as visits:
             for _ in range(self.KILLS):
-                self.replacement_of(healthy).kill()
+                self.kill_replacement_of(healthy)
             killing_seconds = time.monotonic() - began
             self.replacement_of(healthy)
             wait_until(self.service.is_ready)
@@ -99,6 +99,12 @@ class TestCrashLoop(FaultTestCase):
         for seconds in ("0.5", "1", "2"):
             self.assertIn(f"Worker 1 died again; its restart is in {seconds} s.", output)
         self.assertGreater(killing_seconds, 0.5 + 1)
+
+    def kill_replacement_of(self, healthy):
+        """Kill the other worker and wait for its end, so that it is not killed twice."""
+        worker = self.replacement_of(healthy)
+        worker.kill()
+        worker.wait(GRACE_SECONDS)
 
     def replacement_of(self, healthy):
         """Return the worker beside the healthy one, once it is there and not dead."""
@@ -113,7 +119,7 @@ class TestCrashLoop(FaultTestCase):
     def test_service_ends_in_order_while_a_worker_waits_for_its_restart(self):
         healthy = self.service.workers[1]
         for _ in range(self.KILLS):
-            self.replacement_of(healthy).kill()
+            self.kill_replacement_of(healthy)
         wait_until(lambda: "restart is in 2 s" in self.service.output())
 
         code = self.service.terminate()
